@@ -1,0 +1,72 @@
+# `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
+BIN := .venv/bin
+PIPELINE ?= configs/digits
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: install  ## train, export, prove and serve real handwritten digits; again, to swap in a new version
+	@$(BIN)/slipway run $(PIPELINE)
+
+.PHONY: install
+install: .venv/.installed  ## make .venv from the lock (Python 3.10 or 3.11 is all it needs)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 11) else "Slipway needs Python 3.10 or 3.11 (TensorFlow 2.15 has no others), found " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@echo "making .venv from requirements.lock (about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.PHONY: test
+test: check  ## check, then run all tests; those that need a Docker engine skip where none answers
+	@$(BIN)/python -m pytest -q
+
+.PHONY: test-fast
+test-fast: install  ## the tests that take seconds
+	@$(BIN)/python -m pytest -q -m "not docker and not slow"
+
+.PHONY: check
+check: install  ## ruff, mypy --strict, import-linter, and that generated docs are current
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python docs/generate.py --check
+
+.PHONY: format
+format: install  ## let ruff format and sort
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: docs
+docs: install  ## generate the reference of pipeline.yaml from its schema
+	@$(BIN)/python docs/generate.py
+
+.PHONY: ui
+ui: install  ## start the Prefect UI on 127.0.0.1 and print its address
+	@$(BIN)/slipway ui
+
+.PHONY: stop
+stop: install  ## stop the server that the demo started
+	@$(BIN)/slipway stop $(PIPELINE)
+
+.PHONY: base-image
+base-image:  ## make a Docker base image from Debian packages, where no image registry can be reached
+	@containers/base/build.sh
+
+.PHONY: lock
+lock: install  ## resolve the dependencies anew: pyproject.toml -> requirements.lock, with hashes
+	@.ci/lock
+
+.PHONY: clean
+clean:  ## remove .venv and caches; what is under var/ stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

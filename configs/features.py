@@ -1,0 +1,205 @@
+"""The data slices about features: parsing specs of tf.Examples, and feature columns."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+_SHORTHAND = re.compile(r"^(?P<dtype>float|float32|int64|string)(\[(?P<shape>[0-9, ]*)\])?$")
+_SHORTHAND_HELP = "float32, int64 or string, with [64] for 64 values and [] for any number of them"
+
+
+class _Slice(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FeatureSpec(_Slice):
+    """How one feature of a tf.Example is parsed, as in `tf.io.parse_example`.
+
+    A short form says most of them: `float32[64]` is 64 floats, `int64` one integer, `string[]` any
+    number of strings.
+    """
+
+    kind: Literal["fixed_len", "var_len", "fixed_len_sequence"] = "fixed_len"
+    """FixedLenFeature (dense, `shape` values), VarLenFeature (sparse, any number), or
+    FixedLenSequenceFeature (dense, padded to the longest of the batch)."""
+
+    dtype: Literal["float32", "int64", "string"]
+    """The three types that a tf.Example holds."""
+
+    shape: tuple[PositiveInt, ...] = ()
+    """Shape of one value without the batch dimension; () is a scalar."""
+
+    default: float | int | str | None = None
+    """Value of a fixed_len feature that an example lacks; without one a missing value is an error."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = _SHORTHAND.match(value)
+        if match is None:
+            raise PydanticCustomError(
+                "feature_shorthand",
+                "{value} is not a feature: expected {help}",
+                {"value": repr(value), "help": _SHORTHAND_HELP},
+            )
+        dtype = "float32" if match["dtype"] == "float" else match["dtype"]
+        if match["shape"] is None:
+            return {"dtype": dtype}
+        shape = [int(size) for size in match["shape"].split(",") if size.strip()]
+        return {"dtype": dtype, "shape": shape} if shape else {"dtype": dtype, "kind": "var_len"}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> FeatureSpec:
+        if self.kind == "var_len" and self.shape:
+            raise ValueError("a var_len feature has no shape")
+        if self.default is not None:
+            if self.kind == "var_len":
+                raise ValueError("a var_len feature has no default: missing is empty")
+            if isinstance(self.default, str) != (self.dtype == "string"):
+                raise ValueError(f"default {self.default!r} is not a {self.dtype}")
+            if self.dtype == "int64" and not isinstance(self.default, int):
+                raise ValueError(f"default {self.default!r} is not an int64")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Number of values in one example of a fixed_len feature."""
+        product = 1
+        for length in self.shape:
+            product *= length
+        return product
+
+
+FeatureSpecs = dict[str, FeatureSpec]
+
+
+class NumericColumn(_Slice):
+    """`tf.feature_column.numeric_column`."""
+
+    kind: Literal["numeric"]
+    key: str
+    shape: tuple[PositiveInt, ...] = ()
+    """Shape of one value; by default that of the feature."""
+    mean: float = 0.0
+    """Subtracted from every value, at training and at serving."""
+    std: Annotated[float, Field(gt=0)] = 1.0
+    """Divides every value, after `mean` was subtracted."""
+
+
+class BucketizedColumn(_Slice):
+    """`tf.feature_column.bucketized_column` of a numeric feature."""
+
+    kind: Literal["bucketized"]
+    key: str
+    boundaries: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Rising bounds: n of them make n + 1 buckets."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> BucketizedColumn:
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError("boundaries must rise")
+        return self
+
+
+class VocabularyColumn(_Slice):
+    """`categorical_column_with_vocabulary_list` or `_file`. One of `values` and `file`."""
+
+    kind: Literal["vocabulary"]
+    key: str
+    values: tuple[str, ...] | tuple[int, ...] | None = None
+    """The vocabulary itself."""
+    file: str | None = None
+    """A file with a word a line, relative to the YAML; it travels with the model as an asset."""
+    num_oov_buckets: Annotated[int, Field(ge=0)] = 0
+    """Extra ids for words that are not in the vocabulary."""
+
+    @model_validator(mode="after")
+    def _has_one_vocabulary(self) -> VocabularyColumn:
+        if (self.values is None) == (self.file is None):
+            raise ValueError("give exactly one of 'values' and 'file'")
+        return self
+
+
+class HashBucketColumn(_Slice):
+    """`tf.feature_column.categorical_column_with_hash_bucket`."""
+
+    kind: Literal["hash_bucket"]
+    key: str
+    buckets: Annotated[int, Field(ge=2)]
+    """Ids that words are hashed into."""
+
+
+class IdentityColumn(_Slice):
+    """`tf.feature_column.categorical_column_with_identity`: the feature is the id."""
+
+    kind: Literal["identity"]
+    key: str
+    buckets: PositiveInt
+    """Ids run from 0 to this, exclusive."""
+    default: int | None = None
+    """Id of a value out of range; without one that is an error."""
+
+
+class CrossedColumn(_Slice):
+    """`tf.feature_column.crossed_column`."""
+
+    kind: Literal["crossed"]
+    keys: Annotated[
+        tuple[str | BucketizedColumn | VocabularyColumn | IdentityColumn, ...], Field(min_length=2)
+    ]
+    """Names of string or integer features, or categorical columns."""
+    buckets: Annotated[int, Field(ge=2)]
+    """Ids that combinations are hashed into."""
+
+
+CategoricalColumn = Annotated[
+    BucketizedColumn | VocabularyColumn | HashBucketColumn | IdentityColumn | CrossedColumn,
+    Field(discriminator="kind"),
+]
+
+
+class EmbeddingColumn(_Slice):
+    """`tf.feature_column.embedding_column`."""
+
+    kind: Literal["embedding"]
+    of: CategoricalColumn
+    dimension: PositiveInt
+    """Floats that each id becomes."""
+    combiner: Literal["mean", "sqrtn", "sum"] = "mean"
+
+
+class IndicatorColumn(_Slice):
+    """`tf.feature_column.indicator_column`: one-hot or multi-hot."""
+
+    kind: Literal["indicator"]
+    of: CategoricalColumn
+
+
+FeatureColumn = Annotated[
+    NumericColumn | BucketizedColumn | VocabularyColumn | HashBucketColumn | IdentityColumn
+    | CrossedColumn | EmbeddingColumn | IndicatorColumn,
+    Field(discriminator="kind"),
+]  # fmt: skip
+
+
+class CombinedColumns(_Slice):
+    """Feature columns of a DNNLinearCombined* Estimator."""
+
+    linear: tuple[FeatureColumn, ...] = ()
+    dnn: tuple[FeatureColumn, ...] = ()
+
+
+def _columns_form(value: Any) -> str:
+    return "combined" if isinstance(value, dict | CombinedColumns) else "list"
+
+
+FeatureColumns = Annotated[
+    Annotated[tuple[FeatureColumn, ...], Tag("list")] | Annotated[CombinedColumns, Tag("combined")],
+    Discriminator(_columns_form),
+]

@@ -1,0 +1,51 @@
+"""Does a callable that the YAML names exist? Answered by reading the file, without importing anything."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.loading import Pipeline
+
+
+def require_callables(pipeline: Pipeline) -> None:
+    """Raise ConfigError unless each `file.py:function` in the YAML names a file that defines it.
+
+    What `package.module:function` names is known only once it is imported, where it is used.
+    """
+    data, model = pipeline.config.data, pipeline.config.model
+    for key, reference in (("data.ingest", data.ingest), ("model.factory", model.factory)):
+        file, _, function = (reference or "").rpartition(":")
+        if file.endswith(".py"):
+            _require(pipeline.folder / file, function, f"{pipeline.file}: '{key}' = {reference!r}")
+
+
+def _require(file: Path, function: str, place: str) -> None:
+    if not file.is_file():
+        raise ConfigError(f"{place}: no such file: {file}", "the path is relative to the YAML")
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ConfigError(f"{place}: {file}:{line} is not valid Python: {error}") from None
+    names = _names_defined(tree)
+    if function not in names:
+        near = difflib.get_close_matches(function, names, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"it defines: {', '.join(sorted(names)) or 'nothing'}"
+        )
+        raise ConfigError(f"{place}: {file} defines no {function!r}", hint)
+
+
+def _names_defined(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    return names

@@ -1,0 +1,53 @@
+"""`slipway ui`: a Prefect server with its UI, on loopback, with the runs under `$SLIPWAY_HOME`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from rich.console import Console
+
+from configs import environment
+from configs.errors import SlipwayError
+from tasks.model_servers import port_holder
+
+console = Console(highlight=False)
+
+
+def serve(port: int) -> int:
+    """Serve until Ctrl-C or SIGTERM. Runs started meanwhile (`slipway run`) show up in it, live."""
+    holder = port_holder(port)
+    if holder is not None:
+        raise SlipwayError(f"port {port} is in use by {holder}", "slipway ui --port names another")
+    api = f"http://127.0.0.1:{port}/api"
+    # PREFECT_SERVER_API_PORT, not --port: the UI asks for its API at the former (prefect.md, 3).
+    variables = {
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_API_URL": api,
+        "PREFECT_UI_API_URL": api,
+    }
+    record = environment.ui_record()
+    record.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"Prefect UI: [bold]http://127.0.0.1:{port}[/]   (Ctrl-C ends it; the runs stay)")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start"], env={**os.environ, **variables}
+    )
+    try:
+        record.write_text(json.dumps({"api": api, "pid": os.getpid()}))
+        signal.signal(signal.SIGTERM, _interrupt)
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        record.unlink(missing_ok=True)
+        server.terminate()
+        server.wait()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

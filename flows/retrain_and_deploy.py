@@ -1,0 +1,62 @@
+"""The whole chain, every night, from tonight's examples to a served and smoke-tested version.
+
+python -m flows.retrain_and_deploy configs/digits
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+
+# isort: split
+from prefect import flow
+from prefect.states import State
+
+from flows.policy import TRAIN_AGAIN, TRY_AGAIN, withdrawn_on_failure
+from tasks.deployment import deploy
+from tasks.evaluation import evaluate
+from tasks.exporting import export
+from tasks.ingestion import ingest
+from tasks.preflight import preflight
+from tasks.publishing import publish
+from tasks.recorded_runs import recorded_run
+from tasks.retention import retire
+from tasks.smoke_testing import smoke_test
+from tasks.training import train
+from tasks.validation import validate
+
+
+@flow(name="retrain-and-deploy", flow_run_name="{pipeline}")
+def retrain_and_deploy(
+    pipeline: str, overrides: dict[str, Any] | None = None, run_id: str | None = None
+) -> State[Any]:
+    """Train tonight's model and, if every gate passes, serve it. The state is named after the outcome.
+
+    Args:
+        pipeline: folder that holds a pipeline.yaml, or a YAML file.
+        overrides: key path to value, in place of what the YAML says, such as {"training.max_steps": 500}.
+        run_id: name of the run's folder; by default the time and a random part.
+    """
+    with recorded_run(pipeline, overrides, run_id) as this:
+        config, run = this.config, this.run
+        target = preflight(config.deployment, config.server, run)
+        examples = ingest.with_options(**TRY_AGAIN)(config.data, run)
+        checkpoint = train.with_options(**TRAIN_AGAIN)(
+            config.model, config.training, config.data, examples, run
+        )
+        evaluate.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
+        candidate = export.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
+        validate.with_options(**TRY_AGAIN)(config.validation, config.data, candidate, run)
+        version = publish(candidate, config.export, target.live_version, run)
+        with withdrawn_on_failure(version, candidate, config.deployment, run):
+            endpoint = deploy(version, target, config.deployment, config.server, run)
+            smoke_test(endpoint, candidate, config.smoke_test, config.data, run)
+        retire(version, config.export, run)
+    return this.state()
+
+
+if __name__ == "__main__":
+    from flows.cli import run_module
+
+    run_module("run")

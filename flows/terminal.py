@@ -1,0 +1,213 @@
+"""What the commands of `slipway` do and print; `cli.py` says how they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import ConfigError, SlipwayError
+from configs.home import home
+from configs.loading import Pipeline, load_pipeline
+from configs.references import require_callables
+from flows.display import RunDisplay, print_error, print_verdict
+from tasks import (
+    model_servers,
+    model_status,
+    model_versions,
+    run_folders,
+    run_records,
+    server_records,
+    tensorflow_process,
+)
+from tasks.artifacts import Probe, Verdict
+
+console = Console(highlight=False)
+
+_EXIT_CODES = {"deployed": 0, "trained": 0, "rejected": 3}
+
+
+def run_flow(
+    flow_name: str, pipeline: str, overrides: Mapping[str, Any], json_file: Path | None, verbose: bool
+) -> int:
+    """Run the flow in this process, show it live, and return the exit code that its verdict means."""
+    started = time.monotonic()
+    try:
+        loaded = load_pipeline(pipeline, overrides)
+        require_callables(loaded)
+    except ConfigError as error:
+        if json_file is not None:
+            run_folders.write_verdict(_refused(pipeline, error), json_file)
+        raise
+    tensorflow_process.prepare()  # it imports TensorFlow while Prefect starts
+    run_id = run_folders.new_run_id()
+    with RunDisplay(console) as display, run_records.watched_by(display.watch):
+        failure = _call(flow_name, pipeline, dict(overrides), run_id, verbose)
+    verdict = display.verdict or _refused(loaded.config.name, failure or RuntimeError("no verdict"))
+    _conclude(loaded, pipeline, verdict, time.monotonic() - started)
+    if json_file is not None:
+        run_folders.write_verdict(verdict, json_file)
+    return _EXIT_CODES.get(verdict.outcome, 1)
+
+
+def _call(
+    flow_name: str, pipeline: str, overrides: dict[str, Any], run_id: str, verbose: bool
+) -> BaseException | None:
+    """Run the flow; return what it raised. Its verdict comes by `watch`."""
+    import configs.environment  # noqa: F401  (sets what Prefect reads when it is imported)
+
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    try:
+        flow = getattr(importlib.import_module(f"flows.{flow_name}"), flow_name)
+        flow(pipeline, overrides, run_id, return_state=True)
+    except (Exception, KeyboardInterrupt) as error:
+        return error
+    finally:
+        tensorflow_process.close_spare()
+    return None
+
+
+def _refused(pipeline: str, error: BaseException) -> Verdict:
+    """Return the verdict of a run that never began."""
+    record = run_records.RunRecord(pipeline=pipeline, error=error)
+    return record.verdict()
+
+
+def _conclude(loaded: Pipeline, pipeline: str, verdict: Verdict, seconds: float) -> None:
+    print_verdict(console, verdict)
+    if verdict.error is not None:
+        print_error(console, verdict.error)
+    folder = run_folders.describe(loaded, verdict.run_id).folder
+    if folder.is_dir():
+        console.print(f"\n[dim]{seconds:.1f} s in all; everything about this run: {_short(folder)}[/]")
+    if verdict.endpoint is not None and verdict.outcome == "deployed":
+        _print_how_to_use(loaded, pipeline, verdict)
+
+
+def _print_how_to_use(loaded: Pipeline, pipeline: str, verdict: Verdict) -> None:
+    assert verdict.endpoint is not None
+    slipway, name = _command("slipway"), loaded.config.name
+    request = run_folders.describe(loaded, verdict.run_id).folder / "rest_request.json"
+    ask_rest = f"curl -s -d @{_short(request)} {verdict.endpoint['rest']}/v1/models/{name}:predict"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("serves at", f"gRPC {verdict.endpoint['grpc']}   REST {verdict.endpoint['rest']}")
+    grid.add_row("ask it (gRPC)", f"{slipway} ask {pipeline}")
+    if request.is_file():
+        grid.add_row("ask it (REST)", ask_rest)
+    grid.add_row("Prefect UI", f"{slipway} ui       (or: make ui)")
+    grid.add_row("status", f"{slipway} status {pipeline}")
+    grid.add_row("stop it", f"{slipway} stop {pipeline}")
+    console.print()
+    console.print(grid, soft_wrap=True)
+
+
+def _command(name: str) -> str:
+    """Return how this user types the command: by its name where the shell finds it, else by its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    return name if found and Path(found).resolve() == own.resolve() else _short(own)
+
+
+def _short(path: Path) -> str:
+    """Return the path relative to the current folder where that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def show_status(loaded: Pipeline) -> int:
+    """Print what serves, the versions on disk, and the last verdict."""
+    name = loaded.config.name
+    record = server_records.read(name)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("pipeline", f"[bold]{name}[/]  [dim]{_short(loaded.file)}[/]")
+    grid.add_row("serving", _serving(name, record))
+    present = model_versions.versions(loaded.model_base_path)
+    grid.add_row(
+        "versions", f"{', '.join(map(str, present)) or 'none'}  [dim]{_short(loaded.model_base_path)}[/]"
+    )
+    under_way = run_folders.run_under_way(name)
+    if under_way:
+        grid.add_row("under way", under_way)
+    grid.add_row("last verdict", _last_verdict(name))
+    console.print(grid, soft_wrap=True)
+    return 0
+
+
+def _serving(name: str, record: server_records.ServerRecord | None) -> str:
+    if record is None:
+        return "nothing: no server was started"
+    if not model_servers.is_alive(record):
+        return f"[red]nothing[/]: the server ({record.describe()}) is gone; slipway run starts it again"
+    live = model_status.live_version(record.rest, name)
+    version = f"version [bold green]{live}[/]" if live is not None else "[yellow]no version yet[/]"
+    return (
+        f"{version}  gRPC {record.grpc}  REST {record.rest}  {record.describe()}, since {record.started_at}"
+    )
+
+
+def _last_verdict(name: str) -> str:
+    verdict = run_folders.last_verdict(name)
+    if verdict is None:
+        return "none: no run has ended"
+    error = f": {verdict['error']['message'].splitlines()[0]}" if verdict.get("error") else ""
+    return f"{verdict['outcome'].replace('_', ' ')} (run {verdict['run_id']}){error}"
+
+
+def stop_server(loaded: Pipeline) -> int:
+    """Drain and stop the server; say what was stopped."""
+    name = loaded.config.name
+    record = server_records.read(name)
+    if record is None:
+        console.print(f"{name}: no server runs")
+        return 0
+    model_servers.stop(record)
+    server_records.forget(name)
+    console.print(f"{name}: stopped {record.describe()}; versions and runs stay")
+    return 0
+
+
+def ask_server(loaded: Pipeline, examples: Path | None, count: int) -> int:
+    """Ask the running server over gRPC and print its answers, a line an example."""
+    name = loaded.config.name
+    record = model_servers.running(name)
+    if record is None:
+        raise SlipwayError(f"no server of {name} runs", f"{_command('slipway')} run starts one")
+    file = examples or _last_examples(name)
+    answered = tensorflow_process.run(
+        "probe",
+        Probe,
+        log=home() / "servers" / f"{name}.ask.log",
+        arguments={
+            "grpc": record.grpc,
+            "model_name": name,
+            "version": None,
+            "examples": file,
+            "data": loaded.config.data,
+            "count": count,
+            "timeout_seconds": loaded.config.smoke_test.request_timeout_seconds,
+        },
+        prepare_next=False,
+    )
+    console.print(f"{name} version [bold green]{answered.version}[/] at {record.grpc}")
+    for line in answered.shown:
+        console.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def _last_examples(name: str) -> Path:
+    verdict = run_folders.last_verdict(name)
+    found = sorted((home() / "runs" / name).glob("*/offline/examples.tfrecord"))
+    if verdict is None or not found:
+        raise SlipwayError(f"no run of {name} left examples to ask for", "name a TFRecord by --examples")
+    return found[-1]

@@ -1,0 +1,110 @@
+"""The error tree. The class says who can do something about it; the exit code follows from it.
+
+SlipwayError                    exit 1: the run failed; the version before still serves
+├── ConfigError                 exit 2: bad configuration or command line (configs/errors.py)
+├── Rejected                    exit 3: a gate said no; nothing was published
+├── PermanentError              the same again would fail the same way: never retried
+│   ├── DataError               tonight's examples are missing, corrupt, or not what the YAML says
+│   ├── ModelError              the Estimator cannot be built, trained or exported as configured
+│   ├── EnvironmentFault        this machine refuses: port taken, folder not writable, disk full …
+│   │   └── ImageUnavailable    the server's image cannot be had here
+│   ├── AlreadyRunning          another run of this pipeline holds its lock
+│   ├── VersionExists           the version number is taken
+│   ├── DeployFailed            the server did not come up with the new version, in time or at all
+│   └── SmokeTestFailed         the server answered wrongly, late, or with another version
+└── RetryableError              the same again may well succeed: retried by the flow
+    └── ProcessDied             a TensorFlow process was killed or crashed
+"""
+
+from __future__ import annotations
+
+from configs.errors import ConfigError, SlipwayError
+from tasks.artifacts import Check
+
+__all__ = [
+    "AlreadyRunning",
+    "CheckedError",
+    "ConfigError",
+    "DataError",
+    "DeployFailed",
+    "EnvironmentFault",
+    "ImageUnavailable",
+    "ModelError",
+    "PermanentError",
+    "ProcessDied",
+    "Rejected",
+    "RetryableError",
+    "SlipwayError",
+    "SmokeTestFailed",
+    "VersionExists",
+    "error_named",
+]
+
+
+class CheckedError(SlipwayError):
+    """An error that follows from checks; `checks` holds all that were made, the passed ones too."""
+
+    def __init__(self, message: str, hint: str = "", checks: tuple[Check, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.checks = checks
+
+
+class Rejected(CheckedError):
+    """A gate said no."""
+
+    exit_code = 3
+
+
+class PermanentError(SlipwayError):
+    """Trying again cannot help."""
+
+
+class RetryableError(SlipwayError):
+    """Trying again may help."""
+
+
+class DataError(PermanentError):
+    """Tonight's examples are missing, corrupt, or not what the YAML says."""
+
+
+class ModelError(PermanentError):
+    """The Estimator cannot be built, trained or exported as configured."""
+
+
+class EnvironmentFault(PermanentError):
+    """This machine refuses: a port is taken, a folder is not writable, the disk is full …"""
+
+
+class ImageUnavailable(EnvironmentFault):
+    """The server's image cannot be had here: no base to build it from, no registry to pull it from."""
+
+
+class AlreadyRunning(PermanentError):
+    """Another run of this pipeline holds its lock."""
+
+
+class VersionExists(PermanentError):
+    """The version number is taken."""
+
+
+class DeployFailed(PermanentError):
+    """The server did not come up with the new version, in time or at all."""
+
+
+class SmokeTestFailed(CheckedError, PermanentError):
+    """The server answered wrongly, late, or with another version."""
+
+
+class ProcessDied(RetryableError):
+    """A TensorFlow process was killed or crashed."""
+
+
+def error_named(name: str) -> type[SlipwayError]:
+    """Return the class of the tree with this name; SlipwayError where there is none."""
+    pending: list[type[SlipwayError]] = [SlipwayError]
+    while pending:
+        candidate = pending.pop()
+        if candidate.__name__ == name:
+            return candidate
+        pending.extend(candidate.__subclasses__())
+    return SlipwayError

@@ -1,0 +1,196 @@
+"""The running server of a model, whether a container or a process: find, start, wait for, stop."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from configs.schema import ServerConfig
+from tasks import model_status, server_container, server_process, server_records
+from tasks.artifacts import Run, ServingTarget
+from tasks.errors import DeployFailed, EnvironmentFault
+from tasks.server_records import ServerRecord
+
+LOG_LINES_SHOWN = 20
+STOP_GRACE_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """An instant that several waits share."""
+
+    seconds: float
+    ends: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the deadline that lies `seconds` from now."""
+        return cls(seconds, time.monotonic() + seconds)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() >= self.ends
+
+
+def running(model_name: str) -> ServerRecord | None:
+    """Return the model's server if it runs. One whose engine is hidden but that answers does run."""
+    record = server_records.read(model_name)
+    return record if record is not None and is_alive(record) else None
+
+
+def is_alive(record: ServerRecord) -> bool:
+    """Say whether the server still runs."""
+    if record.target == "process":
+        return server_process.find(record.handle) is not None
+    try:
+        return server_container.is_running(record.handle)
+    except EnvironmentFault:
+        return bool(model_status.version_statuses(record.rest, record.model_name))
+
+
+def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
+    """Return a hash of all that makes the server what it is; when it changes, the server is replaced."""
+    what = server_process.identity(server.executable) if kind == "process" else program
+    text = "\n".join([kind, what, str(base), *own_flags(server)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def own_flags(server: ServerConfig) -> list[str]:
+    """Return `server.flags` as tensorflow_model_server takes them: `--name=value`, true and false."""
+    return [f"--{name}={_flag_value(value)}" for name, value in sorted(server.flags.items())]
+
+
+def _flag_value(value: str | bool | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def planned(target: ServingTarget, server: ServerConfig, run: Run) -> ServerRecord:
+    """Return the record of the server that `target` asks for, not started yet."""
+    return ServerRecord(
+        model_name=run.pipeline,
+        target=target.kind,
+        program=target.program,
+        identity=target.identity,
+        model_base_path=str(run.model_base_path),
+        flags=tuple(own_flags(server)),
+        grpc_port=target.grpc_port,
+        rest_port=target.rest_port,
+    )
+
+
+def start(record: ServerRecord) -> ServerRecord:
+    """Start the server that `record` describes, note it, and return the record with its handle.
+
+    Raises DeployFailed where it cannot be started; whether it comes up is for `wait_until_live`.
+    """
+    if record.target == "docker":
+        inside = server_container.base_path_inside(record.model_name)
+        flags = _flags(record, (server_container.GRPC_PORT, server_container.REST_PORT), inside)
+        handle, log = server_container.start(record, flags)
+    else:
+        flags = _flags(record, (record.grpc_port, record.rest_port), record.model_base_path)
+        handle, log = server_process.start(record, flags)
+    started = replace(record, handle=handle, log=log, started_at=server_records.now())
+    server_records.write(started)
+    return started
+
+
+def _flags(record: ServerRecord, ports: tuple[int, int], base: str) -> Sequence[str]:
+    """Only what the official tensorflow_model_server takes, so that it can stand in for ours."""
+    return [
+        f"--port={ports[0]}",
+        f"--rest_api_port={ports[1]}",
+        f"--model_name={record.model_name}",
+        f"--model_base_path={base}",
+        *record.flags,
+    ]
+
+
+def stop(record: ServerRecord) -> None:
+    """Drain and end the server; its record stays. Raises EnvironmentFault where no engine answers."""
+    if record.target == "process":
+        server_process.stop(record.handle, STOP_GRACE_SECONDS)
+    else:
+        server_container.stop(record.handle, STOP_GRACE_SECONDS)
+
+
+def last_log_lines(record: ServerRecord) -> str:
+    """Return the last lines that the server printed, for an error message."""
+    if record.target == "process":
+        log = Path(record.log)
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        return "\n".join(lines[-LOG_LINES_SHOWN:])
+    try:
+        return server_container.last_log_lines(record.handle, LOG_LINES_SHOWN)
+    except EnvironmentFault as error:
+        return f"(no log: {error.message})"
+
+
+def wait_until_live(record: ServerRecord, version: int, deadline: Deadline) -> None:
+    """Return when `version` is what the server answers with.
+
+    Raises DeployFailed, with the last lines of the server's log, when it dies, when it says that it
+    cannot load that version, or at the deadline.
+    """
+    while True:
+        statuses = {
+            status.version: status for status in model_status.version_statuses(record.rest, record.model_name)
+        }
+        available = [number for number, status in statuses.items() if status.state == "AVAILABLE"]
+        if max(available, default=None) == version:
+            return
+        asked = statuses.get(version)
+        if asked is not None and asked.error:
+            _fail(record, f"the server cannot load version {version}: {asked.error}")
+        if not statuses and not is_alive(record):
+            _fail(record, f"the server died while loading version {version}")
+        if deadline.passed:
+            seen = ", ".join(f"{number} {status.state}" for number, status in statuses.items()) or "no answer"
+            _fail(record, f"version {version} was not served within {deadline.seconds:g} s ({seen})")
+        time.sleep(_POLL_SECONDS)
+
+
+def _fail(record: ServerRecord, what: str) -> None:
+    log = last_log_lines(record)
+    raise DeployFailed(f"{record.describe()}: {what}", f"its whole log: {record.log}\nits last lines:\n{log}")
+
+
+def choose_port(wanted: int, before: int | None, taken: int | None = None) -> int:
+    """Return the port to serve on: `wanted`, or for 0 the one of before if free, else any free one."""
+    if wanted:
+        return wanted
+    if before and before != taken and not port_holder(before):
+        return before
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_holder(port: int) -> str | None:
+    """Return who listens on a loopback port, None where nobody does."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return _listener(port)
+    return None
+
+
+def _listener(port: int) -> str:
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        pass
+    return "another program"

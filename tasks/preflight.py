@@ -1,0 +1,78 @@
+"""Stage 0, preflight: all that can be known to be wrong with this machine, before anything is changed."""
+
+from __future__ import annotations
+
+from configs.schema import DeploymentConfig, ServerConfig
+from tasks import model_servers, model_status, model_versions, server_image, server_process, server_records
+from tasks.artifacts import Run, ServingTarget
+from tasks.errors import EnvironmentFault, ImageUnavailable
+from tasks.server_records import ServerRecord
+from tasks.stages import stage
+
+
+@stage("preflight", run_name="preflight of {run.pipeline}")
+def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> ServingTarget:
+    """Decide where to serve, build the image if that needs one, and see that ports and folder are ours.
+
+    Raises EnvironmentFault for a folder that is not writable, a port that somebody else has, an engine
+    that does not answer where one is asked for, an image that cannot be had or built.
+    """
+    model_versions.require_writable(run.model_base_path)
+    record = model_servers.running(run.pipeline)
+    kind, program, reason = _choose(deployment, server, record)
+    return ServingTarget(
+        kind=kind,
+        reason=reason,
+        program=program,
+        identity=model_servers.identity(kind, server, program, run.model_base_path),
+        live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
+        **_ports(deployment, record, run.pipeline),
+    )
+
+
+def _choose(
+    deployment: DeploymentConfig, server: ServerConfig, record: ServerRecord | None
+) -> tuple[str, str, str]:
+    """Return target kind, program and the reason, a sentence."""
+    if deployment.target == "process" or server.executable is not None:
+        return _process(server, "served by a local process, as configured")
+    if deployment.target == "docker" or server.image is not None:
+        return _container(server, "served in a container, as configured")
+    if record is not None and record.target == "process":
+        return _process(server, "the server that runs is a local process")
+    try:
+        return _container(server, "served in a container: a Docker engine answers")
+    except ImageUnavailable as error:
+        return _process(server, f"served by a local process: {error.message} ({error.hint})")
+    except EnvironmentFault as error:
+        if record is not None:
+            return "docker", record.program, f"the container that runs still answers, though {error.message}"
+        return _process(server, f"served by a local process: {error.message}")
+
+
+def _process(server: ServerConfig, reason: str) -> tuple[str, str, str]:
+    if server.executable is None:
+        return "process", server_process.OWN_PROGRAM, reason
+    server_process.require_executable(server.executable)
+    return "process", str(server.executable), reason
+
+
+def _container(server: ServerConfig, reason: str) -> tuple[str, str, str]:
+    return "docker", server_image.ensure(server_image.engine(), server.image), reason
+
+
+def _ports(deployment: DeploymentConfig, record: ServerRecord | None, model_name: str) -> dict[str, int]:
+    """Return the two ports: those of the running server where they will do, else free ones."""
+    before = record or server_records.read(model_name)
+    ports: dict[str, int] = {}
+    for name in ("grpc_port", "rest_port"):
+        wanted, last = getattr(deployment, name), getattr(before, name, None)
+        ours = record is not None and last == (wanted or last)
+        if wanted and not ours and (holder := model_servers.port_holder(wanted)):
+            raise EnvironmentFault(
+                f"deployment.{name} {wanted} is in use by {holder}",
+                "stop that program, name another port, or 0 to have a free one picked",
+            )
+        taken = ports.get("grpc_port")
+        ports[name] = int(last) if ours and last else model_servers.choose_port(wanted, last, taken)
+    return ports

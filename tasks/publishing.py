@@ -1,0 +1,15 @@
+"""Stage 6, publish: the candidate becomes the next version, at one instant; and its undoing."""
+
+from __future__ import annotations
+
+from configs.schema import ExportConfig
+from tasks import model_versions
+from tasks.artifacts import Candidate, ModelVersion, Run
+from tasks.stages import stage
+
+
+@stage("publish", run_name="publish the next version of {run.pipeline}")
+def publish(candidate: Candidate, export: ExportConfig, live_version: int | None, run: Run) -> ModelVersion:
+    """Make the candidate visible to servers, atomically, under a number higher than any before."""
+    folder = model_versions.publish(candidate.path, run.model_base_path, export.version_names)
+    return ModelVersion(int(folder.name), folder, previous=live_version)

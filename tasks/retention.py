@@ -1,0 +1,16 @@
+"""Stage 9, retire: old versions leave the disk; the live one and the one before it never do."""
+
+from __future__ import annotations
+
+from configs.schema import ExportConfig
+from tasks import model_versions
+from tasks.artifacts import ModelVersion, Retention, Run
+from tasks.stages import stage
+
+
+@stage("retire", run_name="keep the newest {export.keep_versions} versions of {run.pipeline}")
+def retire(version: ModelVersion, export: ExportConfig, run: Run) -> Retention:
+    """Remove versions beyond `export.keep_versions`."""
+    protected = {version.number} | ({version.previous} if version.previous is not None else set())
+    removed = model_versions.prune(run.model_base_path, export.keep_versions, protected)
+    return Retention(kept=tuple(model_versions.versions(run.model_base_path)), removed=removed)

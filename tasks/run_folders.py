@@ -1,0 +1,109 @@
+"""Owns `$SLIPWAY_HOME/runs/<pipeline>/`: a folder for each run, and the lock that lets one run at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic_core import to_jsonable_python
+
+from configs.home import runs_folder
+from configs.loading import Pipeline
+from tasks.artifacts import Run, Verdict
+from tasks.errors import AlreadyRunning, EnvironmentFault
+
+_VERDICT = "verdict.json"
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time and that no other run has: `20261122-030000-9f3a`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def describe(pipeline: Pipeline, run_id: str) -> Run:
+    """Return the run's folders; none is made."""
+    name = pipeline.config.name
+    return Run(
+        pipeline=name,
+        run_id=run_id,
+        folder=runs_folder(name) / run_id,
+        source=pipeline.folder,
+        model_base_path=pipeline.model_base_path,
+    )
+
+
+@contextmanager
+def opened(pipeline: Pipeline, run: Run) -> Iterator[None]:
+    """Hold the pipeline's lock, with the run's folder made and its resolved configuration in it.
+
+    The operating system frees the lock when its holder dies. Raises AlreadyRunning, EnvironmentFault.
+    """
+    folder = runs_folder(run.pipeline)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise AlreadyRunning(
+            f"a run of {run.pipeline} is under way{_holder(folder)}", "wait for it to end, or stop it"
+        ) from None
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{folder} is not writable: {error.strerror}", "set SLIPWAY_HOME to a folder that is"
+        ) from None
+    with lock:
+        (folder / ".running").write_text(json.dumps({"run_id": run.run_id, "pid": os.getpid()}))
+        run.folder.mkdir(parents=True, exist_ok=True)
+        resolved = pipeline.config.model_dump(mode="json", exclude_none=True)
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        try:
+            yield
+        finally:
+            (folder / ".running").unlink(missing_ok=True)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        running = json.loads((folder / ".running").read_text())
+        return f" (run {running['run_id']}, pid {running['pid']})"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def write_verdict(verdict: Verdict, file: Path) -> None:
+    """Write the verdict as JSON, atomically."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(to_jsonable_python(verdict), indent=2) + "\n")
+    partial.replace(file)
+
+
+def verdict_file(run: Run) -> Path:
+    """Return where the run's verdict is written."""
+    return run.folder / _VERDICT
+
+
+def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
+    """Return the newest verdict of the pipeline, None where no run has ended."""
+    verdicts = sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"))
+    return dict(json.loads(verdicts[-1].read_text())) if verdicts else None
+
+
+def run_under_way(pipeline_name: str) -> str | None:
+    """Return the id of the run that holds the pipeline's lock; None where nobody does."""
+    folder = runs_folder(pipeline_name)
+    if not (folder / ".lock").exists():
+        return None
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return None
+    except Timeout:
+        return _holder(folder).strip(" ()") or "a run"

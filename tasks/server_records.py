@@ -1,0 +1,113 @@
+"""Which model servers are ours: a record each in `$SLIPWAY_HOME/servers/<model>.json`, and its lock.
+
+A server outlives the run that started it, so what is needed to find, reuse and stop it is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from configs.home import servers_folder
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A server that was started for a model."""
+
+    model_name: str
+    target: str
+    """`docker` or `process`."""
+    program: str
+    """Image tag, or path of the program."""
+    identity: str
+    """Hash of all that makes it this server: program, its version, flags, base path."""
+    model_base_path: str
+    flags: tuple[str, ...]
+    """Those of `server.flags`; ports, name and base path are added when it starts."""
+    grpc_port: int
+    rest_port: int
+    handle: str = ""
+    """Container id, or `pid:start time`, so that a recycled pid is not mistaken for it."""
+    log: str = ""
+    """File, or for a container the command that shows its log."""
+    started_at: str = ""
+    """ISO 8601, UTC."""
+
+    @property
+    def grpc(self) -> str:
+        """Address of the gRPC API."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def rest(self) -> str:
+        """Address of the REST API."""
+        return f"http://127.0.0.1:{self.rest_port}"
+
+    def describe(self) -> str:
+        """Name the server as a person knows it."""
+        kind = "container" if self.target == "docker" else "process"
+        return f"{kind} {self.handle[:12] if self.target == 'docker' else self.handle.split(':')[0]}"
+
+
+def _file(model_name: str, suffix: str = "") -> Path:
+    return servers_folder() / f"{model_name}{suffix}.json"
+
+
+_REPLACED = ".replaced"
+
+
+def read(model_name: str) -> ServerRecord | None:
+    """Return the record of the model's server; None where none was started, or it was stopped."""
+    return _read(_file(model_name))
+
+
+def read_replaced(model_name: str) -> ServerRecord | None:
+    """Return the server that was stopped for the present one, while that is not yet proven."""
+    return _read(_file(model_name, _REPLACED))
+
+
+def _read(file: Path) -> ServerRecord | None:
+    try:
+        values = json.loads(file.read_text())
+        return ServerRecord(**{**values, "flags": tuple(values["flags"])})
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError, KeyError):
+        return None  # written by another release, or by hand: as good as none
+
+
+def write(record: ServerRecord) -> None:
+    """Replace the model's record, atomically."""
+    _write(_file(record.model_name), record)
+
+
+def set_aside(record: ServerRecord) -> None:
+    """Keep the record of a server that is about to be replaced, until `settle()`."""
+    _write(_file(record.model_name, _REPLACED), record)
+
+
+def settle(model_name: str) -> None:
+    """The present server is proven (or is the one of before again): forget the replaced one."""
+    _file(model_name, _REPLACED).unlink(missing_ok=True)
+
+
+def _write(file: Path, record: ServerRecord) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(asdict(record), indent=2) + "\n")
+    partial.replace(file)
+
+
+def forget(model_name: str) -> None:
+    """Remove the model's records."""
+    _file(model_name).unlink(missing_ok=True)
+    settle(model_name)
+
+
+def now() -> str:
+    """Return this instant as ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

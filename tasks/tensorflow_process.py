@@ -1,0 +1,273 @@
+"""TensorFlow child processes: the process that runs a flow never imports TensorFlow.
+
+A stage names one of the programs in `tasks/in_tensorflow/` and gets back its artifact:
+
+    checkpoint = run("train", Checkpoint, log=folder / "train.log", arguments={...})
+
+Each call has a process of its own, spawned, never forked, in a session of its own, that dies with its
+parent. While one works, the next (`prepare()`) imports TensorFlow, so that no stage waits for that.
+What the process prints goes to `log`; when it fails, the error holds the last lines.
+
+Run as a program (`python -m tasks.tensorflow_process`) this module is the child: one JSON request on
+stdin; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import TypeAdapter, validate_call
+from pydantic_core import to_jsonable_python
+
+from tasks.artifacts import Check
+from tasks.errors import (
+    CheckedError,
+    EnvironmentFault,
+    ModelError,
+    ProcessDied,
+    SlipwayError,
+    error_named,
+)
+
+Artifact = TypeVar("Artifact")
+Progress = Callable[[Mapping[str, Any]], None]
+
+LOG_LINES_SHOWN = 15
+_PR_SET_PDEATHSIG = 1
+
+
+def ignore_progress(_: Mapping[str, Any]) -> None:
+    """Take progress and do nothing with it."""
+
+
+class _Child:
+    """A spawned interpreter that imports TensorFlow and waits for its one request."""
+
+    def __init__(self) -> None:
+        self._early_log: IO[bytes] = tempfile.TemporaryFile()
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", **os.environ}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.tensorflow_process", str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._early_log,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+
+    def send(self, request: Mapping[str, Any]) -> None:
+        stdin = self.process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(request).encode())
+            stdin.close()
+        except BrokenPipeError:
+            pass  # it died while importing: reading its replies says so, with the log
+
+    def replies(self, deadline: float | None) -> Any:
+        """Yield its JSON lines until it closes them; raise TimeoutError at `deadline` (monotonic)."""
+        stdout = self.process.stdout
+        assert stdout is not None
+        buffer = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or not selector.select(left):
+                    raise TimeoutError
+                chunk = os.read(stdout.fileno(), 65536)
+                if not chunk:
+                    return
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                yield from map(json.loads, lines)
+
+    def early_log(self) -> str:
+        self._early_log.seek(0)
+        return self._early_log.read().decode(errors="replace")
+
+    def close(self, grace_seconds: float) -> int:
+        """End it, by SIGTERM and after `grace_seconds` by SIGKILL, and return its exit code."""
+        try:
+            if self.process.poll() is None:
+                self.process.terminate()
+                self.process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+            for stream in (self.process.stdin, self.process.stdout, self._early_log):
+                _close_quietly(stream)
+        return self.process.wait()
+
+
+def _close_quietly(stream: IO[bytes] | None) -> None:
+    try:
+        if stream is not None:
+            stream.close()
+    except BrokenPipeError:
+        pass
+
+
+_spare: _Child | None = None
+
+
+def prepare() -> None:
+    """Have a process import TensorFlow now, for the next `run()`. Does nothing where one is ready."""
+    global _spare
+    if _spare is None or _spare.process.poll() is not None:
+        _spare = _Child()
+
+
+def close_spare() -> None:
+    """End the process that was prepared and not used."""
+    global _spare
+    if _spare is not None:
+        _spare.close(grace_seconds=1.0)
+        _spare = None
+
+
+def _take() -> _Child:
+    global _spare
+    prepare()
+    child, _spare = _spare, None
+    assert child is not None
+    return child
+
+
+def run(
+    program: str,
+    returns: type[Artifact],
+    *,
+    log: Path,
+    arguments: Mapping[str, Any],
+    on_progress: Progress = ignore_progress,
+    timeout_seconds: float | None = None,
+    grace_seconds: float = 30.0,
+    prepare_next: bool = True,
+) -> Artifact:
+    """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
+
+    What it prints is appended to `log`. Interrupted (Ctrl-C, cancellation, timeout), the child gets
+    SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
+    `tasks.errors` that the program raised, or ProcessDied.
+    """
+    child = _take()
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        child.send({"program": program, "log": str(log), "arguments": to_jsonable_python(dict(arguments))})
+        if prepare_next:
+            prepare()
+        for reply in child.replies(deadline):
+            if "progress" in reply:
+                on_progress(reply["progress"])
+            elif "error" in reply:
+                raise _rebuilt(reply["error"])
+            else:
+                return TypeAdapter(returns).validate_python(reply["result"])
+        raise _death(program, child.process.wait(), _last_lines(log) or child.early_log())
+    except TimeoutError:
+        message = f"{program} did not finish in {timeout_seconds:.0f} s"
+        raise ProcessDied(message, f"its log: {log}\n{_last_lines(log)}") from None
+    finally:
+        child.close(grace_seconds)
+
+
+def _rebuilt(error: Mapping[str, Any]) -> SlipwayError:
+    kind = error_named(error["class"])
+    if issubclass(kind, CheckedError):
+        checks = TypeAdapter(tuple[Check, ...]).validate_python(error["checks"])
+        return kind(error["message"], error["hint"], checks)
+    return kind(error["message"], error["hint"])
+
+
+def _death(program: str, exit_code: int, log_lines: str) -> ProcessDied:
+    how = f"exit code {exit_code}"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        how = f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return ProcessDied(f"the process of {program} died: {how}", f"last lines of its log:\n{log_lines}")
+
+
+def _last_lines(log: Path) -> str:
+    if not log.is_file():
+        return ""
+    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Be the child: import TensorFlow, read one request, run it, reply."""
+    parent = int(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it sends SIGTERM
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # prints of TensorFlow and of users' code must not mix with the replies
+    importlib.import_module("tensorflow")
+    _keep_what_is_worth_reading(logging.getLogger("tensorflow"))
+    request = sys.stdin.buffer.read()
+    if request:
+        _serve(json.loads(request), replies)
+
+
+def _keep_what_is_worth_reading(logger: logging.Logger) -> None:
+    """Log what Estimators report (loss, step, files), without the advice to use Keras instead."""
+    logger.setLevel(logging.INFO)
+    logger.addFilter(lambda record: "is deprecated and will be removed" not in record.getMessage())
+
+
+def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+    def reply(message: Mapping[str, Any]) -> None:
+        try:
+            replies.write(json.dumps(to_jsonable_python(message)) + "\n")
+        except BrokenPipeError:
+            pass  # the flow was killed: go on to save what can be saved
+
+    try:
+        program = importlib.import_module(f"tasks.in_tensorflow.{request['program']}")
+        checked = validate_call(config={"arbitrary_types_allowed": True})(program.run)
+        result = checked(lambda progress: reply({"progress": progress}), **request["arguments"])
+        reply({"result": result})
+    except SlipwayError as error:
+        traceback.print_exc()
+        reply({"error": _described(error)})
+    except Exception as error:
+        traceback.print_exc()
+        reply({"error": _described(_wrapped(request, error))})
+    sys.stdout.flush()
+
+
+def _described(error: SlipwayError) -> Mapping[str, Any]:
+    return {
+        "class": type(error).__name__, "message": error.message, "hint": error.hint,
+        "checks": getattr(error, "checks", ()),
+    }  # fmt: skip
+
+
+def _wrapped(request: Mapping[str, Any], error: Exception) -> SlipwayError:
+    if isinstance(error, OSError):
+        return EnvironmentFault(f"{error.filename or 'this machine'}: {error.strerror or error}")
+    message = f"{request['program']} failed: {type(error).__name__}: {error}"
+    return ModelError(message, f"the traceback is in {request['log']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""A verdict as a person reads it in the Prefect UI: markdown, the outcome first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tasks.artifacts import Check, Verdict
+
+_MARK = {"deployed": "🟢", "trained": "🟢", "rejected": "🟠", "rolled_back": "🟠", "failed": "🔴"}
+
+
+def as_markdown(verdict: Verdict) -> str:
+    """Render the verdict: outcome, why, where it serves, stages, checks."""
+    return "\n".join(_lines(verdict))
+
+
+def _lines(verdict: Verdict) -> Iterator[str]:
+    outcome = verdict.outcome.replace("_", " ")
+    yield f"# {_MARK.get(verdict.outcome, '')} {verdict.pipeline}: {outcome}"
+    yield ""
+    yield f"Run `{verdict.run_id}`. {_versions(verdict)}"
+    if verdict.error is not None:
+        yield from ("", f"**{verdict.error['class']}**: {verdict.error['message']}")
+        if verdict.error["hint"]:
+            yield from ("", "```", verdict.error["hint"], "```")
+    if verdict.endpoint is not None:
+        yield from ("", f"Serves at gRPC `{verdict.endpoint['grpc']}`, REST <{verdict.endpoint['rest']}>.")
+    yield from ("", "| stage | seconds | outcome | what it proved |", "|---|---:|---|---|")
+    for stage in verdict.stages:
+        yield _row(stage.name, f"{stage.seconds:.1f}", stage.outcome, stage.proved)
+    if verdict.checks:
+        yield from ("", *_checks(verdict.checks))
+
+
+def _versions(verdict: Verdict) -> str:
+    if verdict.version is None:
+        return "Nothing was published."
+    before = f"; before it: {verdict.previous_version}" if verdict.previous_version is not None else ""
+    return f"Version **{verdict.version}**{before}."
+
+
+def _checks(checks: Iterable[Check]) -> Iterator[str]:
+    yield from ("| check | rule | observed | limit | |", "|---|---|---:|---:|---|")
+    for check in checks:
+        mark = "✅" if check.passed else "❌"
+        yield _row(check.name, check.rule, _shown(check.observed), _shown(check.limit), mark)
+
+
+def _shown(value: float | str | None) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _row(*cells: str) -> str:
+    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
