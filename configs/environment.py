@@ -32,7 +32,9 @@ def prepare() -> None:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"} & set(os.environ):
-        os.environ["PREFECT_HOME"] = str(home() / "prefect")
+        prefect_home = home() / "prefect"
+        prefect_home.mkdir(parents=True, exist_ok=True)
+        os.environ["PREFECT_HOME"] = str(prefect_home)
         if (api := _running_ui()) is not None:
             os.environ["PREFECT_API_URL"] = api
 

@@ -254,8 +254,8 @@ def _step_into(annotation: Any, step: Key) -> Any:
 
 def _tag(model: type[BaseModel]) -> str | None:
     kind = model.model_fields.get("kind")
-    literal = getattr(kind.annotation, "__args__", ()) if kind else ()
-    return literal[0] if len(literal) == 1 else None
+    literal: tuple[Any, ...] = getattr(kind.annotation, "__args__", ()) if kind else ()
+    return str(literal[0]) if len(literal) == 1 else None
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

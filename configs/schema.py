@@ -362,6 +362,11 @@ class PipelineConfig(Slice):
             raise ValueError("server.executable needs deployment.target process or auto, not docker")
         return self
 
+    @property
+    def samples(self) -> int:
+        """Most examples of the sample split that any stage asks about."""
+        return max(self.validation.samples, self.smoke_test.samples)
+
     def model_base_path(self, folder: Path) -> Path:
         """Return the absolute folder of versions; `folder` is the one that holds the YAML."""
         configured = self.export.model_base_path

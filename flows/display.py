@@ -135,8 +135,6 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 
 def print_error(console: Console, error: Mapping[str, str]) -> None:
     """Print the class, message and hint of what ended a run or refused a command."""
-    console.print(
-        Text.assemble((f"{error['class']}: ", "bold red"), error["message"]), soft_wrap=True
-    )
+    console.print(Text.assemble((f"{error['class']}: ", "bold red"), error["message"]), soft_wrap=True)
     if error.get("hint"):
         console.print(Text(f"  hint: {error['hint']}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What is done again, how often, and what is undone: the policy that the flows share."""
+"""The policy that the flows share: what is tried again, how often, and what is undone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefect import Task
-from prefect.client.schemas.objects import TaskRun
-from prefect.states import State
+from prefect.client.schemas.objects import State, TaskRun
 
-from configs.schema import DeploymentConfig
+from configs.schema import DataConfig, DeploymentConfig
+from tasks import evaluation, exporting, ingestion, training, validation
 from tasks.artifacts import Candidate, ModelVersion, Run
 from tasks.deployment import withdraw
 from tasks.errors import RetryableError
@@ -21,23 +21,28 @@ def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
-TRY_AGAIN: dict[str, Any] = {
+_ONCE_MORE: dict[str, Any] = {
     "retries": 1,
     "retry_delay_seconds": 1,
     "retry_condition_fn": may_succeed_again,
 }
+# A trainer that died goes on from its last checkpoint, so that trying again is cheap.
+_AND_AGAIN: dict[str, Any] = {**_ONCE_MORE, "retries": 3, "retry_delay_seconds": [1, 10, 60]}
 
-TRAIN_AGAIN: dict[str, Any] = {**TRY_AGAIN, "retries": 3, "retry_delay_seconds": [1, 10, 60]}
-"""A trainer that died goes on from its last checkpoint, so trying again is cheap."""
+ingest = ingestion.ingest.with_options(**_ONCE_MORE)
+train = training.train.with_options(**_AND_AGAIN)
+evaluate = evaluation.evaluate.with_options(**_ONCE_MORE)
+export = exporting.export.with_options(**_ONCE_MORE)
+validate = validation.validate.with_options(**_ONCE_MORE)
 
 
 @contextmanager
 def withdrawn_on_failure(
-    version: ModelVersion, candidate: Candidate, deployment: DeploymentConfig, run: Run
+    version: ModelVersion, candidate: Candidate, deployment: DeploymentConfig, data: DataConfig, run: Run
 ) -> Iterator[None]:
     """Withdraw the version when the block fails or is interrupted, and see the one before it answer."""
     try:
         yield
     except BaseException:
-        withdraw(version, candidate, deployment, run)
+        withdraw(version, candidate, deployment, data, run)
         raise

@@ -11,15 +11,10 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 
 # isort: split
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
-from flows.policy import TRAIN_AGAIN, TRY_AGAIN
-from tasks.evaluation import evaluate
-from tasks.exporting import export
-from tasks.ingestion import ingest
+from flows.policy import evaluate, export, ingest, train, validate
 from tasks.recorded_runs import recorded_run
-from tasks.training import train
-from tasks.validation import validate
 
 
 @flow(name="retrain", flow_run_name="{pipeline}")
@@ -33,13 +28,20 @@ def retrain(pipeline: str, overrides: dict[str, Any] | None = None, run_id: str 
     """
     with recorded_run(pipeline, overrides, run_id) as this:
         config, run = this.config, this.run
-        examples = ingest.with_options(**TRY_AGAIN)(config.data, run)
-        checkpoint = train.with_options(**TRAIN_AGAIN)(
-            config.model, config.training, config.data, examples, run
+        examples = ingest(config.data, run)
+        checkpoint = train(config.model, config.training, config.data, examples, run)
+        evaluate(config.model, config.training, config.evaluation, config.data, examples, checkpoint, run)
+        candidate = export(
+            config.model,
+            config.training,
+            config.export,
+            config.data,
+            examples,
+            checkpoint,
+            config.samples,
+            run,
         )
-        evaluate.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
-        candidate = export.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
-        validate.with_options(**TRY_AGAIN)(config.validation, config.data, candidate, run)
+        validate(config.validation, config.data, candidate, run)
     return this.state()
 
 

@@ -11,20 +11,15 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 
 # isort: split
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
-from flows.policy import TRAIN_AGAIN, TRY_AGAIN, withdrawn_on_failure
+from flows.policy import evaluate, export, ingest, train, validate, withdrawn_on_failure
 from tasks.deployment import deploy
-from tasks.evaluation import evaluate
-from tasks.exporting import export
-from tasks.ingestion import ingest
 from tasks.preflight import preflight
 from tasks.publishing import publish
 from tasks.recorded_runs import recorded_run
 from tasks.retention import retire
 from tasks.smoke_testing import smoke_test
-from tasks.training import train
-from tasks.validation import validate
 
 
 @flow(name="retrain-and-deploy", flow_run_name="{pipeline}")
@@ -41,15 +36,22 @@ def retrain_and_deploy(
     with recorded_run(pipeline, overrides, run_id) as this:
         config, run = this.config, this.run
         target = preflight(config.deployment, config.server, run)
-        examples = ingest.with_options(**TRY_AGAIN)(config.data, run)
-        checkpoint = train.with_options(**TRAIN_AGAIN)(
-            config.model, config.training, config.data, examples, run
+        examples = ingest(config.data, run)
+        checkpoint = train(config.model, config.training, config.data, examples, run)
+        evaluate(config.model, config.training, config.evaluation, config.data, examples, checkpoint, run)
+        candidate = export(
+            config.model,
+            config.training,
+            config.export,
+            config.data,
+            examples,
+            checkpoint,
+            config.samples,
+            run,
         )
-        evaluate.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
-        candidate = export.with_options(**TRY_AGAIN)(config, examples, checkpoint, run)
-        validate.with_options(**TRY_AGAIN)(config.validation, config.data, candidate, run)
+        validate(config.validation, config.data, candidate, run)
         version = publish(candidate, config.export, target.live_version, run)
-        with withdrawn_on_failure(version, candidate, config.deployment, run):
+        with withdrawn_on_failure(version, candidate, config.deployment, config.data, run):
             endpoint = deploy(version, target, config.deployment, config.server, run)
             smoke_test(endpoint, candidate, config.smoke_test, config.data, run)
         retire(version, config.export, run)

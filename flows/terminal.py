@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from configs.errors import ConfigError, SlipwayError
 from configs.home import home
@@ -98,16 +97,22 @@ def _print_how_to_use(loaded: Pipeline, pipeline: str, verdict: Verdict) -> None
     slipway, name = _command("slipway"), loaded.config.name
     request = run_folders.describe(loaded, verdict.run_id).folder / "rest_request.json"
     ask_rest = f"curl -s -d @{_short(request)} {verdict.endpoint['rest']}/v1/models/{name}:predict"
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("serves at", f"gRPC {verdict.endpoint['grpc']}   REST {verdict.endpoint['rest']}")
-    grid.add_row("ask it (gRPC)", f"{slipway} ask {pipeline}")
-    if request.is_file():
-        grid.add_row("ask it (REST)", ask_rest)
-    grid.add_row("Prefect UI", f"{slipway} ui       (or: make ui)")
-    grid.add_row("status", f"{slipway} status {pipeline}")
-    grid.add_row("stop it", f"{slipway} stop {pipeline}")
+    _print_pairs(
+        ("serves at", f"gRPC {verdict.endpoint['grpc']}   REST {verdict.endpoint['rest']}"),
+        ("ask it (gRPC)", f"{slipway} ask {pipeline}"),
+        ("ask it (REST)", ask_rest if request.is_file() else ""),
+        ("Prefect UI", f"{slipway} ui"),
+        ("status", f"{slipway} status {pipeline}"),
+        ("stop it", f"{slipway} stop {pipeline}"),
+    )
+
+
+def _print_pairs(*pairs: tuple[str, str]) -> None:
+    """Print a line for each pair whose second is not empty; never wrapped, so that it can be pasted."""
     console.print()
-    console.print(grid, soft_wrap=True)
+    for label, text in pairs:
+        if text:
+            console.print(f"[dim]{label:<14}[/] {text}", soft_wrap=True)
 
 
 def _command(name: str) -> str:
@@ -129,24 +134,21 @@ def show_status(loaded: Pipeline) -> int:
     """Print what serves, the versions on disk, and the last verdict."""
     name = loaded.config.name
     record = server_records.read(name)
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("pipeline", f"[bold]{name}[/]  [dim]{_short(loaded.file)}[/]")
-    grid.add_row("serving", _serving(name, record))
     present = model_versions.versions(loaded.model_base_path)
-    grid.add_row(
-        "versions", f"{', '.join(map(str, present)) or 'none'}  [dim]{_short(loaded.model_base_path)}[/]"
+    on_disk = ", ".join(map(str, present)) or "none"
+    _print_pairs(
+        ("pipeline", f"[bold]{name}[/]  [dim]{_short(loaded.file)}[/]"),
+        ("serving", _serving(name, record)),
+        ("versions", f"{on_disk}  [dim]in {_short(loaded.model_base_path)}[/]"),
+        ("under way", run_folders.run_under_way(name) or ""),
+        ("last verdict", _last_verdict(name)),
     )
-    under_way = run_folders.run_under_way(name)
-    if under_way:
-        grid.add_row("under way", under_way)
-    grid.add_row("last verdict", _last_verdict(name))
-    console.print(grid, soft_wrap=True)
     return 0
 
 
 def _serving(name: str, record: server_records.ServerRecord | None) -> str:
-    if record is None:
-        return "nothing: no server was started"
+    if record is None or not record.handle:
+        return "nothing: no server was started" if record is None else "nothing: the server was stopped"
     if not model_servers.is_alive(record):
         return f"[red]nothing[/]: the server ({record.describe()}) is gone; slipway run starts it again"
     live = model_status.live_version(record.rest, name)
@@ -168,11 +170,11 @@ def stop_server(loaded: Pipeline) -> int:
     """Drain and stop the server; say what was stopped."""
     name = loaded.config.name
     record = server_records.read(name)
-    if record is None:
+    if record is None or not record.handle:
         console.print(f"{name}: no server runs")
         return 0
     model_servers.stop(record)
-    server_records.forget(name)
+    server_records.mark_stopped(record)
     console.print(f"{name}: stopped {record.describe()}; versions and runs stay")
     return 0
 

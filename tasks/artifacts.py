@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ServingTarget:
     """Why it is this one, in a sentence."""
     program: str
     """What will run: an image tag, or a program's path."""
+    identity: str
+    """Hash of program, flags and base path: a running server of the same identity is reused."""
     grpc_port: int
     rest_port: int
     live_version: int | None
@@ -147,6 +150,8 @@ class Signature:
     """Alias to `dtype[shape]`."""
     outputs: dict[str, str]
     """Alias to `dtype[shape]`."""
+    receiver: Literal["parsing", "raw"] = "parsing"
+    """What it takes in: serialized tf.Examples, or tensors of the features."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,8 @@ class ModelVersion:
     number: int
     path: Path
     previous: int | None = None
-    """The version that the live server answered with before this one; None where none did."""
+    """The version that the live server answered with before this one, or where none ran the highest on
+    disk: what is served again should this one be withdrawn. None for the first."""
 
     def proved(self) -> str:
         """Say what this proves."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import DeploymentConfig, ServerConfig
+from configs.schema import DataConfig, DeploymentConfig, ServerConfig
 from tasks import model_servers, model_versions, server_container, server_records, tensorflow_process
 from tasks.artifacts import Candidate, Endpoint, ModelVersion, Probe, Run, ServingTarget, Withdrawal
 from tasks.errors import DeployFailed
@@ -58,7 +58,7 @@ def _endpoint(record: ServerRecord, version: int, started: bool) -> Endpoint:
 
 @stage("withdraw", run_name="withdraw version {version.number} of {run.pipeline}")
 def withdraw(
-    version: ModelVersion, candidate: Candidate, deployment: DeploymentConfig, run: Run
+    version: ModelVersion, candidate: Candidate, deployment: DeploymentConfig, data: DataConfig, run: Run
 ) -> Withdrawal:
     """Hide the version from servers, and see the version before it answer; without one, stop the server.
 
@@ -70,12 +70,12 @@ def withdraw(
     if version.previous is None:
         if record is not None:
             model_servers.stop(record)
-            server_records.forget(run.pipeline)
+            server_records.mark_stopped(record)
         return Withdrawal(version.number, serving=None)
     if record is None:
         raise DeployFailed(f"no server of {run.pipeline} runs", "slipway run starts one")
     model_servers.wait_until_live(record, version.previous, Deadline.after(deployment.load_timeout_seconds))
-    _see_it_answer(record, version.previous, candidate, run)
+    _see_it_answer(record, version.previous, candidate, data, run)
     return Withdrawal(version.number, serving=version.previous)
 
 
@@ -92,7 +92,9 @@ def _server_of_before(model_name: str) -> ServerRecord | None:
     return present
 
 
-def _see_it_answer(record: ServerRecord, version: int, candidate: Candidate, run: Run) -> None:
+def _see_it_answer(
+    record: ServerRecord, version: int, candidate: Candidate, data: DataConfig, run: Run
+) -> None:
     tensorflow_process.run(
         "probe",
         Probe,
@@ -102,6 +104,8 @@ def _see_it_answer(record: ServerRecord, version: int, candidate: Candidate, run
             "model_name": record.model_name,
             "version": version,
             "examples": candidate.offline / "examples.tfrecord",
+            "data": data,
+            "count": 3,
             "timeout_seconds": 10.0,
         },
     )

@@ -48,6 +48,8 @@ def running(model_name: str) -> ServerRecord | None:
 
 def is_alive(record: ServerRecord) -> bool:
     """Say whether the server still runs."""
+    if not record.handle:
+        return False
     if record.target == "process":
         return server_process.find(record.handle) is not None
     try:

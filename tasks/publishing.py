@@ -11,5 +11,6 @@ from tasks.stages import stage
 @stage("publish", run_name="publish the next version of {run.pipeline}")
 def publish(candidate: Candidate, export: ExportConfig, live_version: int | None, run: Run) -> ModelVersion:
     """Make the candidate visible to servers, atomically, under a number higher than any before."""
+    on_disk = max(model_versions.versions(run.model_base_path), default=None)
     folder = model_versions.publish(candidate.path, run.model_base_path, export.version_names)
-    return ModelVersion(int(folder.name), folder, previous=live_version)
+    return ModelVersion(int(folder.name), folder, previous=live_version or on_disk)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from configs.loading import load_pipeline
 from configs.schema import PipelineConfig

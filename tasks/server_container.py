@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import docker
 from docker.errors import APIError, NotFound
@@ -21,6 +22,7 @@ GRPC_PORT, REST_PORT = 8500, 8501
 
 _MEMORY_LIMIT = "4g"
 _PIDS_LIMIT = 512
+_RESTARTED: Any = {"Name": "unless-stopped"}
 
 
 def container_name(model_name: str) -> str:
@@ -88,7 +90,7 @@ def keep_running(container_id: str) -> None:
     """
     container = find(engine(), container_id)
     if container is not None:
-        container.update(restart_policy={"Name": "unless-stopped"})
+        container.update(restart_policy=_RESTARTED)
 
 
 def find(client: docker.DockerClient, container_id: str) -> Container | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class ServerRecord:
     grpc_port: int
     rest_port: int
     handle: str = ""
-    """Container id, or `pid:start time`, so that a recycled pid is not mistaken for it."""
+    """Container id, or `pid:start time`, so that a recycled pid is not mistaken for it; "" if stopped."""
     log: str = ""
     """File, or for a container the command that shows its log."""
     started_at: str = ""
@@ -102,10 +102,10 @@ def _write(file: Path, record: ServerRecord) -> None:
     partial.replace(file)
 
 
-def forget(model_name: str) -> None:
-    """Remove the model's records."""
-    _file(model_name).unlink(missing_ok=True)
-    settle(model_name)
+def mark_stopped(record: ServerRecord) -> None:
+    """Note that the server was stopped on purpose; its ports stay noted, for the next one."""
+    write(replace(record, handle=""))
+    settle(record.model_name)
 
 
 def now() -> str:

@@ -31,7 +31,7 @@ def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
                 record.note(entry, artifact)
             return artifact
 
-        return task(recorded, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
+        return task(name=name, task_run_name=run_name, cache_policy=NO_CACHE)(recorded)
 
     return decorate
 

@@ -1,0 +1,87 @@
+"""`python -m model_server` and the command `model_server`: a stand-in for `tensorflow_model_server`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from typing import NoReturn, TextIO
+
+from model_server import flags, ports, runtime
+from model_server.status import StatusError, from_exception
+
+_USAGE_ERROR = 255
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 255 where the server did not start."""
+    command_line = flags.parse(sys.argv[1:], os.environ)
+    options = command_line.options
+    if command_line.invalid or command_line.wants_help:
+        for argument in command_line.invalid:
+            _say(f"invalid value: {argument}", sys.stderr)
+        _say(flags.usage("model_server"))
+        return _USAGE_ERROR
+    if options.version:
+        version = runtime.tensorflow_version()
+        _say(f"TensorFlow ModelServer: {version}+slipway\nTensorFlow Library: {version}")
+        return 0
+    if command_line.unknown:
+        for argument in command_line.unknown:
+            _say(f"unknown argument: {argument}")
+        _say(flags.usage("model_server"))
+    try:
+        _start(command_line)
+    except Exception as error:
+        if not isinstance(error, StatusError):
+            logging.getLogger(__name__).exception("the server failed")
+        _say(f"Failed to start server. Error: {from_exception(error)}")
+        return _leave(_USAGE_ERROR)
+    return _leave(0)
+
+
+def _start(command_line: flags.CommandLine) -> None:
+    _log_to_stderr()
+    for name in command_line.unsupported:
+        _say(f"--{name}: not supported by this server yet", sys.stderr)
+    if command_line.unsupported:
+        raise flags.unsupported_error(command_line.unsupported)
+    flags.check(command_line.options)
+    host = os.environ.get("MODEL_SERVER_HOST", "0.0.0.0")  # noqa: S104 (as the official server)
+    drain_seconds = float(os.environ.get("MODEL_SERVER_DRAIN_SECONDS", "30"))
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    ports.require_free(command_line.options, host)
+    runtime.import_tensorflow()
+    from model_server import server  # noqa: PLC0415 (needs TensorFlow's protos)
+
+    # What the imports left lives for ever: collections after a swap need not walk through it.
+    gc.collect()
+    gc.freeze()
+    model_server = server.ModelServer(command_line.options, host, drain_seconds)
+    server.stop_on_signals(model_server, at_once=lambda number: os._exit(128 + number))
+    model_server.serve()
+
+
+def _say(text: str, stream: TextIO = sys.stdout) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit now: at this point a graph run past its grace period must not keep the process alive."""
+    logging.shutdown()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The gRPC services: bytes in, bytes out, and every failure a status, never a stack trace."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from model_server import examples, metadata, predict
+from model_server.catalog import Catalog
+from model_server.status import Code, StatusError, from_exception, invalid_argument, truncated
+
+_LOG = logging.getLogger(__name__)
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Answer = Callable[[Any, float | None], Message]
+if TYPE_CHECKING:  # grpc's classes are generic in its stubs only
+    Handlers = grpc.GenericRpcHandler[bytes, bytes]
+
+
+def prediction_service(catalog: Catalog, check_method_names: bool) -> Handlers:
+    """tensorflow.serving.PredictionService."""
+
+    def inference(answer: Callable[..., Message]) -> Answer:
+        def answered(request: Any, timeout_seconds: float | None) -> Message:
+            with catalog.use(_required_spec(request)) as servable:
+                return answer(servable, request, timeout_seconds, check_method_names)
+
+        return answered
+
+    def multi_inference(request: Any, timeout_seconds: float | None) -> Message:
+        with catalog.use(examples.multi_inference_spec(request)) as servable:
+            response: Message = examples.multi_inference(
+                servable, request, timeout_seconds, check_method_names
+            )
+            return response
+
+    def get_model_metadata(request: Any, _: float | None) -> Message:
+        metadata.check_fields(request)
+        with catalog.use(_required_spec(request)) as servable:
+            response: Message = metadata.signature_defs(servable, request)
+            return response
+
+    return _service(
+        "tensorflow.serving.PredictionService",
+        {
+            "Predict": (predict_pb2.PredictRequest, inference(predict.predict)),
+            "Classify": (classification_pb2.ClassificationRequest, inference(examples.classify)),
+            "Regress": (regression_pb2.RegressionRequest, inference(examples.regress)),
+            "MultiInference": (inference_pb2.MultiInferenceRequest, multi_inference),
+            "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata),
+        },
+    )
+
+
+def model_service(catalog: Catalog) -> Handlers:
+    """tensorflow.serving.ModelService."""
+
+    def get_model_status(request: Any, _: float | None) -> Message:
+        response: Message = catalog.status(_required_spec(request))
+        return response
+
+    def reload(_request: Any, _: float | None) -> Message:
+        raise StatusError(Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not supported by this server yet")
+
+    return _service(
+        "tensorflow.serving.ModelService",
+        {
+            "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status),
+            "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, reload),
+        },
+    )
+
+
+def _required_spec(request: Any) -> model_pb2.ModelSpec:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    spec: model_pb2.ModelSpec = request.model_spec
+    return spec
+
+
+def _service(name: str, methods: Mapping[str, tuple[type[Message], Answer]]) -> Handlers:
+    handlers = {
+        method: grpc.unary_unary_rpc_method_handler(_handler(f"{name}/{method}", request_type, answer))
+        for method, (request_type, answer) in methods.items()
+    }
+    return grpc.method_handlers_generic_handler(name, handlers)
+
+
+def _handler(
+    method: str, request_type: type[Message], answer: Answer
+) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def handle(serialized: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            request = request_type()
+            request.ParseFromString(serialized)
+            return answer(request, context.time_remaining()).SerializeToString()
+        except DecodeError:
+            error = StatusError(Code.INTERNAL, f"Failed to parse the bytes of the request to {method}")
+        except Exception as raised:
+            error = from_exception(raised)
+            if not isinstance(raised, StatusError) and error.code is Code.INTERNAL:
+                _LOG.exception("%s failed", method)
+        # Setting the status costs less than context.abort(), which raises; the empty answer is not sent.
+        context.set_code(_GRPC_CODES[error.code])
+        context.set_details(truncated(error.message))
+        return b""
+
+    return handle

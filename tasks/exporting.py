@@ -1,0 +1,27 @@
+"""Stage 4: the checkpoint as a SavedModel beside the versions, under a name that no server loads."""
+
+from __future__ import annotations
+
+from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
+from tasks import tensorflow_process
+from tasks.artifacts import Candidate, Checkpoint, Examples, Run
+from tasks.stages import report, stage
+
+
+@stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}")
+def export(
+    model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
+    examples: Examples, checkpoint: Checkpoint, samples: int, run: Run,
+) -> Candidate:  # fmt: skip
+    """Leave `<base>/.candidate-<run id>/`, and in `run.folder / "offline"` what it should answer.
+
+    `samples` is how many examples of the sample split are asked at most. When it fails, no candidate is
+    left. Raises ModelError, or EnvironmentFault where the disk is full or the folder not writable.
+    """
+    return tensorflow_process.run(
+        "export", Candidate, log=run.log("export"), on_progress=report,
+        arguments={
+            "model": model, "training": training, "export": export, "data": data,
+            "examples": examples, "checkpoint": checkpoint, "samples": samples, "run": run,
+        },
+    )  # fmt: skip

@@ -1,0 +1,19 @@
+"""Stage 1: tonight's data as tf.Examples, parsed once with the feature spec and split by hash."""
+
+from __future__ import annotations
+
+from configs.schema import DataConfig
+from tasks import tensorflow_process
+from tasks.artifacts import Examples, Run
+from tasks.stages import report, stage
+
+
+@stage("ingest", run_name="ingest tonight's examples of {run.pipeline}")
+def ingest(data: DataConfig, run: Run) -> Examples:
+    """Leave checked TFRecords of each split in `run.folder / "examples"`.
+
+    Raises DataError with the file, record and feature; then nothing is left there.
+    """
+    return tensorflow_process.run(
+        "ingest", Examples, log=run.log("ingest"), on_progress=report, arguments={"data": data, "run": run}
+    )

@@ -1,0 +1,33 @@
+"""A request body for the REST API that a person can paste after `curl -d @`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import DataConfig
+from tasks.artifacts import Signature
+from tasks.request_inputs import request_inputs
+
+
+def write_sample(
+    folder: Path, signatures: Sequence[Signature], records: Sequence[bytes], data: DataConfig
+) -> None:
+    """Write `rest_request.json`: a `:predict` request of `records` in the default signature, or the first."""
+    by_name = {signature.name: signature for signature in signatures}
+    signature = by_name.get("serving_default", signatures[0])
+    inputs = {
+        alias: [_plain(row) for row in array.tolist()]
+        for alias, array in request_inputs(signature, records, data.features).items()
+    }
+    body = {"signature_name": signature.name, "inputs": inputs}
+    (folder / "rest_request.json").write_text(json.dumps(body) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,45 @@
+"""What TensorFlow's own errors mean to a user."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from tasks.errors import DataError, EnvironmentFault, ModelError
+
+_NO_SPACE = "no space left on device"
+
+
+@contextmanager
+def explained(writes_to: Path) -> Iterator[None]:
+    """Turn TensorFlow's errors for a full disk, unreadable examples and NaN into ours.
+
+    `writes_to` is the folder to name when the disk is full. Other errors pass as they are.
+    """
+    try:
+        yield
+    except tf.estimator.NanLossDuringTrainingError as error:
+        raise ModelError(
+            f"training diverged: {error}",
+            "lower the learning rate, scale the features, or look for NaN among them; the steps before it "
+            "are in logs/train.log of the run",
+        ) from error
+    except tf.errors.DataLossError as error:
+        raise DataError(
+            f"the examples cannot be read any more: {error.message}", "ingest them again"
+        ) from error
+    except (tf.errors.OpError, OSError) as error:
+        if not is_disk_full(error):
+            raise
+        raise EnvironmentFault(f"{writes_to}: the disk is full: {error}", "free some space there") from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the file system had no space left; TensorFlow says so only in words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return isinstance(error, tf.errors.OpError) and _NO_SPACE in str(error).lower()

@@ -1,0 +1,21 @@
+"""Stage 5: the candidate, loaded in a fresh process and asked in every signature."""
+
+from __future__ import annotations
+
+from configs.schema import DataConfig, ValidationConfig
+from tasks import tensorflow_process
+from tasks.artifacts import Candidate, Run, Validation
+from tasks.stages import report, stage
+
+
+@stage("validate", run_name="validate the candidate of {run.pipeline}")
+def validate(validation: ValidationConfig, data: DataConfig, candidate: Candidate, run: Run) -> Validation:
+    """Prove that every signature answers in every batch size as `estimator.predict` did.
+
+    Raises Rejected, with a check for each signature and batch size, when an output is not finite, not
+    of the stated dtype and shape, or not equal; the candidate stays where it is.
+    """
+    return tensorflow_process.run(
+        "validate", Validation, log=run.log("validate"), on_progress=report,
+        arguments={"validation": validation, "data": data, "candidate": candidate},
+    )  # fmt: skip

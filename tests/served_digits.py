@@ -1,0 +1,87 @@
+"""Clients of the served digits: they ask over gRPC with the real tensorflow-serving-api stubs."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import grpc
+
+from slipway_command import Finished, Slipway
+
+Labelled = tuple[list[bytes], list[int]]
+
+
+def held_out(finished: Finished, slipway: Slipway) -> Labelled:
+    """Return the run's eval and sample examples, serialized, and their labels: training never saw them."""
+    import tensorflow as tf
+
+    folder = slipway.home / "runs" / "digits" / finished.verdict["run_id"] / "examples"
+    files = sorted(str(file) for split in ("eval", "sample") for file in folder.glob(f"{split}-*"))
+    records = [record for file in files for record in tf.compat.v1.io.tf_record_iterator(file)]
+    examples = [tf.train.Example.FromString(record) for record in records]
+    return records, [example.features.feature["label"].int64_list.value[0] for example in examples]
+
+
+def _request(records: list[bytes]):  # type: ignore[no-untyped-def]
+    from tensorflow_serving.apis import classification_pb2
+
+    request = classification_pb2.ClassificationRequest()
+    request.model_spec.name = "digits"
+    for record in records:
+        request.input.example_list.examples.add().ParseFromString(record)
+    return request
+
+
+def served_accuracy(address: str, records: list[bytes], labels: list[int]) -> float:
+    """Return the share of examples whose highest score is at their label."""
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        response = stub.Classify(_request(records), timeout=30)
+    answers = [max(row.classes, key=lambda c: c.score).label for row in response.result.classifications]
+    assert len(answers) == len(labels)
+    return sum(answer == str(label) for answer, label in zip(answers, labels, strict=True)) / len(labels)
+
+
+class ClosedLoop:
+    """A client that asks again as soon as it has an answer, and notes what came."""
+
+    def __init__(self, address: str, labelled: Labelled) -> None:
+        self._address, self._records = address, labelled[0]
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.failures: list[str] = []
+        self.answers = 0
+        self.versions: list[int] = []
+        """Versions in the order in which they answered, each run of the same one noted once."""
+
+    def _ask(self) -> None:
+        from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+        requests = [_request([record]) for record in self._records[:50]]
+        with grpc.insecure_channel(self._address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            while not self._over.is_set():
+                try:
+                    answer = stub.Classify(requests[self.answers % len(requests)], timeout=20)
+                    version = answer.model_spec.version.value
+                    if self.versions[-1:] != [version]:
+                        self.versions.append(version)
+                except grpc.RpcError as error:
+                    self.failures.append(str(error))
+                self.answers += 1
+                self._over.wait(0.002)  # two cores: leave some for the run that is being watched
+
+    def __enter__(self) -> ClosedLoop:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+

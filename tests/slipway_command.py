@@ -1,0 +1,89 @@
+"""The command `slipway` as a user runs it: a process of its own, exit code, output, verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DIGITS = REPOSITORY / "configs" / "digits"
+QUICK = ("training.max_steps=500",)
+"""Enough to pass the digits' threshold of 0.95, in a second or two."""
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    exit_code: int
+    output: str
+    verdict: dict[str, Any]
+
+    @property
+    def checks(self) -> dict[str, dict[str, Any]]:
+        """The verdict's checks by name."""
+        return {check["name"]: check for check in self.verdict["checks"]}
+
+
+class Slipway:
+    """Runs the command with a home and a Prefect server that are not the user's."""
+
+    def __init__(self, home: Path, prefect_api: str | None) -> None:
+        self.home = home
+        self.environment = {**os.environ, "SLIPWAY_HOME": str(home), "COLUMNS": "200"}
+        if prefect_api is not None:
+            self.environment["PREFECT_API_URL"] = prefect_api
+        self._pipelines: set[str] = set()
+
+    def __call__(self, *arguments: str | Path, **environment: str) -> Finished:
+        """Run `slipway <arguments>` to its end."""
+        process = self.start(*arguments, **environment)
+        output, _ = process.communicate(timeout=240)
+        file = self.home / "verdict.json"
+        verdict = json.loads(file.read_text()) if file.is_file() else {}
+        return Finished(process.returncode, output, verdict)
+
+    def run(self, pipeline: Path, *settings: str, flow: str = "run", **environment: str) -> Finished:
+        """Run a pipeline, by default as a local process, with its verdict."""
+        file = self.home / "verdict.json"
+        file.unlink(missing_ok=True)
+        chosen = ("deployment.target=process", *settings)
+        options = [part for setting in chosen for part in ("--set", setting)]
+        return self(flow, pipeline, *options, "--json", file, **environment)
+
+    def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+        """Start `slipway <arguments>` and return the process."""
+        if len(arguments) > 1 and arguments[0] in ("run", "retrain"):
+            self._pipelines.add(str(arguments[1]))
+        return subprocess.Popen(
+            [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())", *map(str, arguments)],
+            env={**self.environment, **environment}, cwd=REPOSITORY, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def record(self, model_name: str) -> dict[str, Any]:
+        """Return the record of the model's server."""
+        return dict(json.loads((self.home / "servers" / f"{model_name}.json").read_text()))
+
+    def versions(self, model_name: str) -> list[int]:
+        """Return the published versions on disk."""
+        base = self.home / "models" / model_name
+        return sorted(int(child.name) for child in base.iterdir() if child.name.isdigit())
+
+    def stop_servers(self) -> None:
+        """Stop every server that was started."""
+        for pipeline in self._pipelines:
+            self("stop", pipeline)

@@ -1,0 +1,129 @@
+"""Comparing arrays of answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import Ulps
+from tasks import offline_answers
+from tasks.comparison import WORLDS_APART, compare, limit
+
+FLOATS = {np.float16: 16, np.float32: 32, np.float64: 64}
+
+
+def test_equal_arrays_are_equal_and_counted() -> None:
+    """Equal arrays have no difference, and each value is counted."""
+    found = compare(np.ones((3, 4), np.float32), np.ones((3, 4), np.float32))
+    assert found.equal
+    assert (found.numbers, found.largest_ulps) == (12, 0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_neighbour_is_one_ulp_away(dtype: type) -> None:
+    """The next representable float of any width, up or down, is 1 ULP away, across zero too."""
+    for value in (1.0, -1.0, 0.0, 0.1):
+        for towards in (np.inf, -np.inf):
+            here = np.array([value], dtype)
+            assert compare(here, np.nextafter(here, dtype(towards)), 1).largest_ulps == 1
+
+
+@given(st.floats(width=32, allow_nan=False), st.integers(0, 1000))
+def test_steps_up_are_ulps(value: float, steps: int) -> None:
+    """A float moved by n representable steps is n ULPs away, until it reaches infinity."""
+    here = np.array([value], np.float32)
+    there = here
+    for _ in range(min(steps, 20)):
+        there = np.nextafter(there, np.float32(np.inf))
+    reached = compare(here, there).largest_ulps
+    assert reached == min(steps, 20) or np.isinf(there[0])
+
+
+def test_the_largest_difference_is_reported_and_the_first_one_located() -> None:
+    """Beyond the limit, the first value is named with its index, both numbers and the ULPs between."""
+    expected = np.array([[1, 2], [3, 4]], np.float32)
+    observed = expected.copy()
+    observed[1, 0] = np.nextafter(np.nextafter(np.float32(3), np.float32(9)), np.float32(9))
+    found = compare(expected, observed, 1)
+    assert found.largest_ulps == 2
+    assert found.example == 1
+    assert found.difference == "[1, 0]: expected 3.0, found 3.0000005 (2 ULPs apart)"
+    assert compare(expected, observed, 2).equal
+
+
+def test_nan_equals_only_nan_and_zeros_have_no_sign() -> None:
+    """NaN is as far from any number as can be; NaN from NaN, and -0.0 from 0.0, are not apart."""
+    nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
+    assert compare(nan, nan).equal
+    assert compare(nan, one, 1_000_000).largest_ulps == WORLDS_APART
+    assert compare(np.array([-0.0]), np.array([0.0])).equal
+
+
+@pytest.mark.parametrize("towards", [np.inf, -np.inf])
+def test_infinity_is_one_step_beyond_the_largest_float(towards: float) -> None:
+    """The largest float and infinity are neighbours; infinities of both signs are far apart."""
+    largest = np.array([np.copysign(np.finfo(np.float32).max, towards)], np.float32)
+    infinite = np.array([towards], np.float32)
+    assert compare(largest, infinite).largest_ulps == 1
+    assert compare(infinite, -infinite).largest_ulps > 2**31
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_integers_differ_by_their_difference(one: int, other: int) -> None:
+    """Integers are compared over all of int64 without overflow."""
+    found = compare(np.array([one]), np.array([other]))
+    assert found.largest_ulps == abs(one - other)
+    assert found.equal == (one == other)
+
+
+def test_strings_are_equal_or_not_whatever_their_dtype() -> None:
+    """Bytes as TensorFlow gives them (object), as npz keeps them (S) and text are one dtype."""
+    objects = np.array([b"a", b"bcd"], dtype=object)
+    assert compare(np.array([b"a", b"bcd"]), objects).equal
+    assert compare(np.array(["a", "bcd"]), objects).equal
+    assert compare(np.array([b"a", b"bc"]), objects).difference == "[1]: expected b'bc', found b'bcd'"
+
+
+@pytest.mark.parametrize(
+    ("observed", "message"),
+    [
+        (np.zeros((2, 3), np.float64), "expected float32[2, 3], found float64[2, 3]"),
+        (np.zeros((3, 2), np.float32), "expected float32[2, 3], found float32[3, 2]"),
+    ],
+)
+def test_another_dtype_or_shape_is_a_difference(observed: np.ndarray, message: str) -> None:
+    """Nothing is broadcast or converted."""
+    assert compare(np.zeros((2, 3), np.float32), observed).difference == message
+
+
+def test_a_scalar_and_no_values_at_all_are_compared() -> None:
+    """Arrays without dimensions, and without values, are not special."""
+    assert compare(np.array(1.0), np.array(2.0)).difference.startswith("[]: expected 1.0, found 2.0")
+    assert compare(np.zeros((0, 3)), np.zeros((0, 3))).equal
+
+
+def test_a_tolerance_is_a_number_of_ulps() -> None:
+    """`exact` allows none."""
+    assert limit("exact") == 0
+    assert limit(Ulps(ulps=4)) == 4
+
+
+def test_comparing_needs_no_tensorflow() -> None:
+    """The smoke test's process compares with NumPy alone."""
+    program = "import sys, tasks.comparison, tasks.offline_answers; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_offline_answers_survive_any_name(tmp_path) -> None:
+    """Signatures and aliases may hold `/`, `:` or be called like an argument of np.savez."""
+    outputs = {"file": np.array([1, 2]), "a/b": np.array([b"x", b"yz"], dtype=object), "c": np.array(0.5)}
+    offline_answers.write(tmp_path, "raw:a/b", outputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw%3Aa%2Fb.npz"]
+    found = offline_answers.read(tmp_path, "raw:a/b")
+    assert found.keys() == outputs.keys()
+    assert all(compare(outputs[name], found[name]).equal for name in outputs)

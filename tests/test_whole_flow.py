@@ -1,0 +1,294 @@
+"""The whole chain, as a user runs it: the real command, real training, a real server, real clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from served_digits import ClosedLoop, held_out, served_accuracy
+from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway
+
+
+@pytest.fixture(scope="module")
+def first(module_slipway: Slipway) -> Finished:
+    """The digits, deployed for the first time."""
+    return module_slipway.run(DIGITS, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def second(module_slipway: Slipway, first: Finished) -> tuple[Finished, ClosedLoop, dict[str, Any]]:
+    """The digits, deployed again while a client never stops asking; and the first server's record."""
+    before = module_slipway.record("digits")
+    with ClosedLoop(first.verdict["endpoint"]["grpc"], held_out(first, module_slipway)) as client:
+        again = module_slipway.run(DIGITS, *QUICK, "training.seed=2")
+    return again, client, before
+
+
+class TestFirstRun:
+    """A first run, from nothing to proven predictions."""
+
+    def test_it_deploys(self, first: Finished) -> None:
+        """The exit code is 0 and the verdict says deployed, with every stage passed, in order."""
+        assert first.exit_code == 0, first.output
+        assert first.verdict["outcome"] == "deployed"
+        assert [(stage["name"], stage["outcome"]) for stage in first.verdict["stages"]] == [
+            (name, "passed")
+            for name in (
+                "preflight", "ingest", "train", "evaluate", "export", "validate",
+                "publish", "deploy", "smoke-test", "retire",
+            )
+        ]  # fmt: skip
+
+    def test_every_check_was_made_and_passed(self, first: Finished) -> None:
+        """The verdict holds the gate, each signature in each batch size, and each API of each signature."""
+        names = set(first.checks)
+        assert all(check["passed"] for check in first.checks.values())
+        assert {"accuracy", "Predict predict", "Classify classification", "Predict serving_default"} <= names
+        assert {"predict in batches of 1", "predict in batches of 2", "predict all at once"} <= names
+
+    def test_the_served_model_knows_the_held_out_digits(
+        self, first: Finished, module_slipway: Slipway
+    ) -> None:
+        """Asked over gRPC (Classify, tf.Examples) about digits it never saw, it is right 95% of the time."""
+        records, labels = held_out(first, module_slipway)
+        assert len(records) > 300
+        assert served_accuracy(first.verdict["endpoint"]["grpc"], records, labels) >= 0.95
+
+    def test_it_says_where_it_serves_and_how_to_ask(self, first: Finished) -> None:
+        """The last lines name the endpoint and give lines to paste."""
+        assert first.verdict["endpoint"]["grpc"] in first.output
+        for line in ("slipway ask", "curl -s -d @", "slipway ui", "slipway stop"):
+            assert line in first.output
+
+    def test_the_rest_line_answers(self, first: Finished) -> None:
+        """The curl line, pasted, gets a prediction."""
+        line = next(line for line in first.output.splitlines() if "curl -s -d" in line)
+        command = line[line.index("curl") :].split()
+        answer = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=30)
+        assert len(json.loads(answer.stdout)["outputs"]["scores"][0]) == 10
+
+    def test_ask_answers(self, first: Finished, module_slipway: Slipway) -> None:
+        """`slipway ask` prints an answer a line, and the version that gave it."""
+        asked = module_slipway("ask", DIGITS)
+        assert asked.exit_code == 0, asked.output
+        assert asked.output.count("Classify example") == 3
+        assert f"version {first.verdict['version']}" in asked.output
+
+    def test_status_shows_it(self, first: Finished, module_slipway: Slipway) -> None:
+        """`slipway status` names the live version and the last verdict."""
+        shown = module_slipway("status", DIGITS)
+        assert shown.exit_code == 0
+        assert f"version {first.verdict['version']}" in shown.output
+        assert "deployed" in shown.output
+
+    def test_all_state_is_in_its_home(self, first: Finished, module_slipway: Slipway) -> None:
+        """Runs, models and servers are under $SLIPWAY_HOME."""
+        run = module_slipway.home / "runs" / "digits" / first.verdict["run_id"]
+        assert json.loads((run / "verdict.json").read_text()) == first.verdict
+        assert module_slipway.versions("digits")[0] == first.verdict["version"]
+
+
+class TestSecondRun:
+    """A second run of the same pipeline."""
+
+    def test_it_swaps_into_the_running_server(self, second: Any, first: Finished) -> None:
+        """Same server, same ports, a higher version."""
+        again, _, before = second
+        assert again.exit_code == 0, again.output
+        assert again.verdict["version"] > first.verdict["version"] == again.verdict["previous_version"]
+        assert again.verdict["endpoint"] == first.verdict["endpoint"]
+        assert psutil.pid_exists(int(before["handle"].split(":")[0]))
+
+    def test_no_answer_failed_meanwhile(self, second: Any, first: Finished) -> None:
+        """A client that asked through the swap got an answer every time, old then new, never back."""
+        again, client, _ = second
+        assert client.failures == []
+        assert client.versions == [first.verdict["version"], again.verdict["version"]]
+
+
+class TestGate:
+    """A model that misses its threshold."""
+
+    def test_a_missed_threshold_rejects(self, second: Any, module_slipway: Slipway) -> None:
+        """Exit code 3, nothing published, and the version before still serves."""
+        before = module_slipway.versions("digits")
+        rejected = module_slipway.run(DIGITS, *QUICK, "evaluation.thresholds.accuracy.min=0.99999")
+        assert rejected.exit_code == 3, rejected.output
+        assert rejected.verdict["outcome"] == "rejected"
+        assert not rejected.checks["accuracy"]["passed"]
+        assert rejected.verdict["version"] is None
+        assert module_slipway.versions("digits") == before
+        assert f"version {second[0].verdict['version']}" in module_slipway("status", DIGITS).output
+
+    def test_a_slow_version_is_withdrawn(self, second: Any, module_slipway: Slipway) -> None:
+        """A failed smoke test hides the new version; the one before answers; exit code 1."""
+        slow = module_slipway.run(DIGITS, *QUICK, "smoke_test.latency_p99_limit_ms=0.001")
+        assert slow.exit_code == 1, slow.output
+        assert slow.verdict["outcome"] == "rolled_back"
+        assert slow.verdict["error"]["class"] == "SmokeTestFailed"
+        assert slow.verdict["stages"][-1]["name"] == "withdraw"
+        assert slow.verdict["version"] not in module_slipway.versions("digits")
+        assert f"version {second[0].verdict['version']}" in module_slipway("ask", DIGITS).output
+
+    def test_the_next_run_deploys_again(self, second: Any, module_slipway: Slipway) -> None:
+        """After a rejection and a withdrawal, a good model is deployed under a higher number."""
+        again = module_slipway.run(DIGITS, *QUICK, flow="run")
+        assert again.exit_code == 0, again.output
+        assert again.verdict["previous_version"] == second[0].verdict["version"]
+
+
+def test_retrain_leaves_a_candidate_and_publishes_nothing(slipway: Slipway) -> None:
+    """`slipway retrain` proves a candidate under a name that no server loads."""
+    done = slipway.run(DIGITS, *QUICK, flow="retrain")
+    assert done.exit_code == 0, done.output
+    assert done.verdict["outcome"] == "trained"
+    assert slipway.versions("digits") == []
+    assert (slipway.home / "models" / "digits" / f".candidate-{done.verdict['run_id']}" / "saved_model.pb").is_file()
+
+
+def test_a_flow_runs_as_a_module(home: Path) -> None:
+    """`python -m flows.retrain configs/digits` does the same, with an ephemeral Prefect server."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.retrain", DIGITS, "--set", QUICK[0]],
+        cwd=REPOSITORY, env={**os.environ, "SLIPWAY_HOME": str(home)}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (home / "prefect").is_dir()
+
+
+def test_a_server_that_dies_while_loading_is_told_with_its_log(slipway: Slipway, tmp_path: Path) -> None:
+    """The error holds the last lines of the server's log; the version is withdrawn; nothing runs."""
+    program = tmp_path / "broken_server"
+    program.write_text("#!/bin/sh\necho cannot load: out of cheese >&2\nexit 7\n")
+    program.chmod(0o755)
+    failed = slipway.run(DIGITS, *QUICK, "deployment.target=auto", f"server.executable={program}")
+    assert failed.exit_code == 1
+    assert failed.verdict["error"]["class"] == "DeployFailed"
+    assert "out of cheese" in failed.verdict["error"]["hint"]
+    assert slipway.versions("digits") == []
+    assert failed.verdict["outcome"] == "failed"
+
+
+def test_a_restarted_server_serves_at_the_same_address(slipway: Slipway) -> None:
+    """After `slipway stop`, the next run starts a server on the ports of before."""
+    first = slipway.run(DIGITS, *QUICK)
+    assert slipway("stop", DIGITS).exit_code == 0
+    assert "no server" in slipway("stop", DIGITS).output
+    again = slipway.run(DIGITS, *QUICK, "server.flags.tensorflow_intra_op_parallelism=1")
+    assert again.exit_code == 0, again.output
+    assert again.verdict["previous_version"] == first.verdict["version"]
+    assert again.verdict["endpoint"] == first.verdict["endpoint"]
+    changed = slipway.run(DIGITS, *QUICK, "server.flags.tensorflow_intra_op_parallelism=2")
+    assert changed.exit_code == 0, changed.output
+    assert changed.verdict["endpoint"] == again.verdict["endpoint"]
+
+
+class TestNothingIsChanged:
+    """What is wrong with this machine is told before anything is changed."""
+
+    def test_a_port_in_use(self, slipway: Slipway) -> None:
+        """The message names the key, the port and who has it."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            refused = slipway.run(DIGITS, f"deployment.grpc_port={port}")
+        assert refused.exit_code == 1
+        assert f"deployment.grpc_port {port} is in use by" in refused.verdict["error"]["message"]
+        assert str(os.getpid()) in refused.verdict["error"]["message"]
+        assert [stage["name"] for stage in refused.verdict["stages"]] == ["preflight"]
+
+    def test_a_base_path_that_is_not_writable(self, slipway: Slipway, tmp_path: Path) -> None:
+        """The message names the folder and the key to set."""
+        (tmp_path / "file").write_text("")
+        refused = slipway.run(DIGITS, f"export.model_base_path={tmp_path}/file/models")
+        assert refused.exit_code == 1
+        assert "is not writable" in refused.verdict["error"]["message"]
+        assert "export.model_base_path" in refused.verdict["error"]["hint"]
+
+    def test_an_engine_that_does_not_answer(self, slipway: Slipway) -> None:
+        """With target docker a silent engine is an error, before training."""
+        refused = slipway.run(
+            DIGITS, "deployment.target=docker", DOCKER_HOST="unix:///nonexistent/docker.sock"
+        )
+        assert refused.exit_code == 1
+        assert "no Docker engine answers" in refused.verdict["error"]["message"]
+        assert [stage["name"] for stage in refused.verdict["stages"]] == ["preflight"]
+
+    def test_a_bad_override_is_refused_with_a_verdict(self, slipway: Slipway) -> None:
+        """Exit code 2, and the verdict file says why."""
+        refused = slipway.run(DIGITS, "training.max_stepz=3")
+        assert refused.exit_code == 2
+        assert "did you mean 'max_steps'" in refused.output
+        assert refused.verdict["outcome"] == "failed"
+        assert refused.verdict["error"]["class"] == "ConfigError"
+        assert not (slipway.home / "runs").exists()
+
+
+def test_without_an_engine_auto_serves_by_a_process_and_says_why(slipway: Slipway) -> None:
+    """One line of the table says that a local process serves, and that no engine answers."""
+    done = slipway.run(
+        DIGITS, *QUICK, "deployment.target=auto", DOCKER_HOST="unix:///nonexistent/docker.sock"
+    )
+    assert done.exit_code == 0, done.output
+    assert slipway.record("digits")["target"] == "process"
+    assert "served by a local process: no Docker engine answers" in done.verdict["stages"][0]["proved"]
+
+
+def _wait_for_training(slipway: Slipway, process: subprocess.Popen[str]) -> Path:
+    """Return the model_dir once a checkpoint beyond step 0 is there."""
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends and process.poll() is None:
+        for index in slipway.home.glob("runs/digits/*/checkpoints/model.ckpt-*.index"):
+            if index.stem.rpartition("-")[2] != "0":
+                return index.parent
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint came; exit code {process.poll()}")
+
+
+LONG = ("training.max_steps=10000000", "training.save_checkpoints_steps=200", "deployment.target=process")
+
+
+class TestInterrupted:
+    """Ctrl-C, and a second run, in the middle of training."""
+
+    def test_ctrl_c_leaves_no_process_and_a_checkpoint(self, slipway: Slipway) -> None:
+        """The trainer saves at the interrupted step and ends; the run's verdict says interrupted."""
+        options = [part for setting in LONG for part in ("--set", setting)]
+        process = slipway.start("run", DIGITS, *options)
+        model_dir = _wait_for_training(slipway, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode == 1, output
+        assert not [child for child in family if child.is_running() and child.status() != "zombie"]
+        steps = [int(index.stem.rpartition("-")[2]) for index in model_dir.glob("model.ckpt-*.index")]
+        verdict = json.loads((model_dir.parent / "verdict.json").read_text())
+        assert verdict["outcome"] == "failed"
+        assert verdict["error"]["class"] == "Interrupted"
+        assert max(steps) % 200 != 0, f"no checkpoint at the interrupted step among {steps}"
+
+    def test_a_second_run_is_refused(self, slipway: Slipway) -> None:
+        """While one run of a pipeline is under way, another is refused and changes nothing."""
+        options = [part for setting in LONG for part in ("--set", setting)]
+        process = slipway.start("run", DIGITS, *options)
+        try:
+            _wait_for_training(slipway, process)
+            refused = slipway.run(DIGITS)
+            assert refused.exit_code == 1
+            assert refused.verdict["error"]["class"] == "AlreadyRunning"
+            assert f"pid {process.pid}" in refused.verdict["error"]["message"]
+            assert len(list((slipway.home / "runs" / "digits").glob("2*"))) == 1
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=90)
