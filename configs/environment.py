@@ -6,6 +6,7 @@ anyone, and a server started by `slipway ui` is used where it answers.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.request
@@ -45,7 +46,7 @@ def _running_ui() -> str | None:
         api = str(json.loads(ui_record().read_text())["api"])
         with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
             return api
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
         return None
 
 

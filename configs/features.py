@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-_SHORTHAND = re.compile(r"^(?P<dtype>float|float32|int64|string)(\[(?P<shape>[0-9, ]*)\])?$")
+_SHORTHAND = re.compile(
+    r"^(?P<dtype>float|float32|int64|string)(\[(?P<shape> *([0-9]+ *(, *[0-9]+ *)*)?)\])?\Z"
+)
 _SHORTHAND_HELP = "float32, int64 or string, with [64] for 64 values and [] for any number of them"
 
 

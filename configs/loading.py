@@ -20,6 +20,8 @@ from configs.errors import ConfigError
 from configs.schema import PipelineConfig
 
 Key = str | int
+# What PyYAML's safe constructors raise besides its own errors, for such as `!!bool x` or `[[[[…`.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -66,22 +68,27 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: expected key.path=value", "such as --set training.max_steps=500")
     try:
         return key_path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from None
+    except _YAML_ERRORS as error:
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {problem}") from None
 
 
 def _find_file(path: Path) -> Path:
-    file = path / "pipeline.yaml" if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / "pipeline.yaml" if path.is_dir() else path
+        found = file.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if not found:
         raise ConfigError(f"{file}: no such file", _nearby_pipelines(path))
     return Path(os.path.abspath(file))
 
 
 def _nearby_pipelines(path: Path) -> str:
-    found = sorted(str(file.parent) for file in path.parent.glob("*/pipeline.yaml"))
-    if not found:
-        return "name a folder that holds pipeline.yaml, or a YAML file"
-    return f"pipelines there: {', '.join(found)}"
+    for folder in (path, path.parent):
+        if found := sorted(str(file.parent) for file in folder.glob("*/pipeline.yaml")):
+            return f"pipelines there: {', '.join(found)}"
+    return "name a folder that holds pipeline.yaml, or a YAML file"
 
 
 class _Document:
@@ -96,18 +103,16 @@ class _Document:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: cannot be read: {error}") from None
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             root = loader.get_single_node()
             if root is not None:
                 _refuse_duplicate_keys(file, root)
             values = loader.construct_document(root) if root is not None else {}
         except yaml.MarkedYAMLError as error:
             raise ConfigError(_syntax_error(file, error)) from None
-        except (yaml.YAMLError, ValueError) as error:
+        except _YAML_ERRORS as error:
             raise ConfigError(f"{file}: not valid YAML: {error}") from None
-        finally:
-            loader.dispose()
         if not isinstance(values, dict):
             raise ConfigError(f"{file}:1:1: expected a mapping of keys, found {type(values).__name__}")
         return cls(file, root, values)
@@ -127,7 +132,7 @@ class _Document:
 def _child(node: yaml.Node | None, key: Key) -> tuple[yaml.Mark, yaml.Node] | None:
     """Return where `key` stands in `node`, and its value."""
     if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
+        for key_node, value_node in reversed(node.value):  # what `<<` merges in stands first, and yields
             if key_node.value == str(key):
                 return key_node.start_mark, value_node
     if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
@@ -135,9 +140,14 @@ def _child(node: yaml.Node | None, key: Key) -> tuple[yaml.Mark, yaml.Node] | No
     return None
 
 
-def _refuse_duplicate_keys(file: Path, node: yaml.Node, path: str = "") -> None:
+def _refuse_duplicate_keys(
+    file: Path, node: yaml.Node, path: str = "", above: tuple[yaml.Node, ...] = ()
+) -> None:
+    if any(node is ancestor for ancestor in above):
+        place = f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+        raise ConfigError(f"{place}: {path!r} is an alias of what it stands in", "write the value out")
     for label, child in _children(file, node, path):
-        _refuse_duplicate_keys(file, child, label)
+        _refuse_duplicate_keys(file, child, label, (*above, node))
 
 
 def _children(file: Path, node: yaml.Node, path: str) -> Iterator[tuple[str, yaml.Node]]:
@@ -147,6 +157,8 @@ def _children(file: Path, node: yaml.Node, path: str) -> Iterator[tuple[str, yam
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key_node, child in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # such as `? [a]`: refused when it is constructed
             label = f"{path}.{key_node.value}".lstrip(".")
             line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
             if key_node.value in first:
@@ -169,10 +181,11 @@ def _override(values: dict[str, Any], key_path: str, value: Any) -> None:
     target = values
     *parents, last = key_path.split(".")
     for key in parents:
-        child = target.setdefault(key, {})
+        child = target.get(key, {})
         if not isinstance(child, dict):
             raise ConfigError(f"--set {key_path}: {key!r} is not a mapping in the file, but {child!r}")
-        target = child
+        target[key] = dict(child)  # a copy: by a YAML alias the same mapping may stand elsewhere too
+        target = target[key]
     target[last] = value
 
 
@@ -182,8 +195,8 @@ def _describe(error: ValidationError, document: _Document, overrides: Mapping[st
         keys = _keys_in(document.values, detail)
         path = ".".join(str(key) for key in keys)
         place = _overriding(path, overrides) or document.place(keys)
-        subject = f"'{path}'" if path else ""
-        lines.append(f"{place}: {subject}{_problem(detail, keys)}")
+        subject = f": '{path}'" if path else ""
+        lines.append(f"{place}{subject}{_problem(detail, keys)}")
     return "\n".join(lines)
 
 
@@ -200,7 +213,7 @@ def _keys_in(values: Any, detail: ErrorDetails) -> list[Key]:
     keys: list[Key] = []
     for position, step in enumerate(detail["loc"], start=1):
         if isinstance(values, dict) and step in values:
-            values = values[str(step)]
+            values = values[step]
         elif isinstance(values, list | tuple) and isinstance(step, int) and step < len(values):
             values = values[step]
         elif not (detail["type"] == "missing" and position == len(detail["loc"])):
@@ -215,6 +228,8 @@ def _problem(detail: ErrorDetails, keys: Sequence[Key]) -> str:
         return f" is not a known key{_suggestion(str(keys[-1]), _valid_keys(detail))}"
     if kind == "missing":
         return " is required"
+    if kind == "invalid_key":
+        return f": the key {found!r} is not a string: put it in quotes"
     message = detail["msg"].removeprefix("Value error, ")
     if kind == "union_tag_not_found":
         message = "lacks its 'kind'"

@@ -27,7 +27,7 @@ def _require(file: Path, function: str, place: str) -> None:
         raise ConfigError(f"{place}: no such file: {file}", "the path is relative to the YAML")
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: not UTF-8, or null bytes
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{place}: {file}:{line} is not valid Python: {error}") from None
     names = _names_defined(tree)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
+from rich.markup import escape
 
 from configs.errors import ConfigError, SlipwayError
 from configs.loading import load_pipeline, parse_override
@@ -58,7 +60,9 @@ def check(pipeline: str, *, overrides: Overrides = ()) -> int:
     """Check the configuration, and nothing else: no TensorFlow, no network, nothing is written."""
     loaded = load_pipeline(pipeline, _parsed(overrides))
     require_callables(loaded)
-    Console(highlight=False).print(f"{loaded.file}: pipeline [bold]{loaded.config.name}[/] is valid")
+    Console(highlight=False).print(
+        f"{escape(str(loaded.file))}: pipeline [bold]{loaded.config.name}[/] is valid"
+    )
     return 0
 
 
@@ -92,7 +96,7 @@ def ask(
     pipeline: str,
     *,
     examples: Annotated[Path | None, Parameter(help="TFRecord of tf.Examples to ask for")] = None,
-    count: Annotated[int, Parameter(help="Ask for so many of them")] = 3,
+    count: Annotated[int, Parameter(help="Ask for so many of them", validator=Number(gte=1))] = 3,
 ) -> int:
     """Ask the running server for predictions over gRPC, by default for held-out examples of the last run."""
     from flows import terminal
@@ -101,7 +105,7 @@ def ask(
 
 
 @app.command
-def ui(*, port: int = 4200) -> int:
+def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
     """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
     from flows import prefect_server
 

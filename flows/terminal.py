@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from configs.errors import ConfigError, SlipwayError
 from configs.home import home
@@ -87,7 +88,9 @@ def _conclude(loaded: Pipeline, pipeline: str, verdict: Verdict, seconds: float)
         print_error(console, verdict.error)
     folder = run_folders.describe(loaded, verdict.run_id).folder
     if folder.is_dir():
-        console.print(f"\n[dim]{seconds:.1f} s in all; everything about this run: {_short(folder)}[/]")
+        console.print(
+            f"\n[dim]{seconds:.1f} s in all; everything about this run: {escape(_short(folder))}[/]"
+        )
     if verdict.endpoint is not None and verdict.outcome == "deployed":
         _print_how_to_use(loaded, pipeline, verdict)
 
@@ -137,9 +140,9 @@ def show_status(loaded: Pipeline) -> int:
     present = model_versions.versions(loaded.model_base_path)
     on_disk = ", ".join(map(str, present)) or "none"
     _print_pairs(
-        ("pipeline", f"[bold]{name}[/]  [dim]{_short(loaded.file)}[/]"),
+        ("pipeline", f"[bold]{name}[/]  [dim]{escape(_short(loaded.file))}[/]"),
         ("serving", _serving(name, record)),
-        ("versions", f"{on_disk}  [dim]in {_short(loaded.model_base_path)}[/]"),
+        ("versions", f"{on_disk}  [dim]in {escape(_short(loaded.model_base_path))}[/]"),
         ("under way", run_folders.run_under_way(name) or ""),
         ("last verdict", _last_verdict(name)),
     )
@@ -162,7 +165,7 @@ def _last_verdict(name: str) -> str:
     verdict = run_folders.last_verdict(name)
     if verdict is None:
         return "none: no run has ended"
-    error = f": {verdict['error']['message'].splitlines()[0]}" if verdict.get("error") else ""
+    error = f": {escape(verdict['error']['message'].splitlines()[0])}" if verdict.get("error") else ""
     return f"{verdict['outcome'].replace('_', ' ')} (run {verdict['run_id']}){error}"
 
 

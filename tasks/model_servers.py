@@ -124,45 +124,50 @@ def stop(record: ServerRecord) -> None:
         server_container.stop(record.handle, STOP_GRACE_SECONDS)
 
 
-def last_log_lines(record: ServerRecord) -> str:
-    """Return the last lines that the server printed, for an error message."""
+def server_log(record: ServerRecord) -> str:
+    """Return all that the server printed."""
     if record.target == "process":
         log = Path(record.log)
-        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-        return "\n".join(lines[-LOG_LINES_SHOWN:])
+        return log.read_text(errors="replace") if log.is_file() else ""
     try:
-        return server_container.last_log_lines(record.handle, LOG_LINES_SHOWN)
+        return server_container.log(record.handle)
     except EnvironmentFault as error:
         return f"(no log: {error.message})"
 
 
-def wait_until_live(record: ServerRecord, version: int, deadline: Deadline) -> None:
+def wait_until_live(record: ServerRecord, version: int, deadline: Deadline, log_copy: Path) -> None:
     """Return when `version` is what the server answers with.
 
     Raises DeployFailed, with the last lines of the server's log, when it dies, when it says that it
-    cannot load that version, or at the deadline.
+    cannot load that version, or at the deadline. Then all of its log is in `log_copy`, which outlives it.
     """
-    while True:
-        statuses = {
-            status.version: status for status in model_status.version_statuses(record.rest, record.model_name)
-        }
-        available = [number for number, status in statuses.items() if status.state == "AVAILABLE"]
-        if max(available, default=None) == version:
-            return
-        asked = statuses.get(version)
-        if asked is not None and asked.error:
-            _fail(record, f"the server cannot load version {version}: {asked.error}")
-        if not statuses and not is_alive(record):
-            _fail(record, f"the server died while loading version {version}")
-        if deadline.passed:
-            seen = ", ".join(f"{number} {status.state}" for number, status in statuses.items()) or "no answer"
-            _fail(record, f"version {version} was not served within {deadline.seconds:g} s ({seen})")
+    while (problem := _problem(record, version, deadline)) is not None:
+        if problem:
+            text = server_log(record)
+            log_copy.parent.mkdir(parents=True, exist_ok=True)
+            log_copy.write_text(text)
+            last_lines = "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
+            raise DeployFailed(
+                f"{record.describe()}: {problem}", f"its log: {log_copy}\nlast lines:\n{last_lines}"
+            )
         time.sleep(_POLL_SECONDS)
 
 
-def _fail(record: ServerRecord, what: str) -> None:
-    log = last_log_lines(record)
-    raise DeployFailed(f"{record.describe()}: {what}", f"its whole log: {record.log}\nits last lines:\n{log}")
+def _problem(record: ServerRecord, version: int, deadline: Deadline) -> str | None:
+    """Return None where the version answers, "" where it may come, and otherwise what is wrong."""
+    statuses = model_status.version_statuses(record.rest, record.model_name)
+    by_number = {status.version: status for status in statuses}
+    available = [status.version for status in statuses if status.state == "AVAILABLE"]
+    if max(available, default=None) == version:
+        return None
+    if version in by_number and by_number[version].error:
+        return f"the server cannot load version {version}: {by_number[version].error}"
+    if not statuses and not is_alive(record):
+        return f"the server died while loading version {version}"
+    if deadline.passed:
+        seen = ", ".join(f"{status.version} {status.state}" for status in statuses) or "no answer"
+        return f"version {version} was not served within {deadline.seconds:g} s ({seen})"
+    return ""
 
 
 def choose_port(wanted: int, before: int | None, taken: int | None = None) -> int:
@@ -173,7 +178,9 @@ def choose_port(wanted: int, before: int | None, taken: int | None = None) -> in
         return before
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = int(probe.getsockname()[1])
+        # Asked while the probe still has this port, the kernel gives another one.
+        return port if port != taken else choose_port(0, None, taken)
 
 
 def port_holder(port: int) -> str | None:

@@ -7,7 +7,7 @@ from tasks import model_servers, model_status, model_versions, server_image, ser
 from tasks.artifacts import Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
 from tasks.server_records import ServerRecord
-from tasks.stages import stage
+from tasks.stages import report, stage
 
 
 @stage("preflight", run_name="preflight of {run.pipeline}")
@@ -38,6 +38,10 @@ def _choose(
         return _process(server, "served by a local process, as configured")
     if deployment.target == "docker" or server.image is not None:
         return _container(server, "served in a container, as configured")
+    return _choose_by_itself(server, record)
+
+
+def _choose_by_itself(server: ServerConfig, record: ServerRecord | None) -> tuple[str, str, str]:
     if record is not None and record.target == "process":
         return _process(server, "the server that runs is a local process")
     try:
@@ -58,7 +62,11 @@ def _process(server: ServerConfig, reason: str) -> tuple[str, str, str]:
 
 
 def _container(server: ServerConfig, reason: str) -> tuple[str, str, str]:
-    return "docker", server_image.ensure(server_image.engine(), server.image), reason
+    return "docker", server_image.ensure(server_image.engine(), server.image, _tell), reason
+
+
+def _tell(line: str) -> None:
+    report({"message": line})
 
 
 def _ports(deployment: DeploymentConfig, record: ServerRecord | None, model_name: str) -> dict[str, int]:

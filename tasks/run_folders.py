@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from configs.home import runs_folder
 from configs.loading import Pipeline
@@ -24,8 +24,8 @@ _VERDICT = "verdict.json"
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time and that no other run has: `20261122-030000-9f3a`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-9f3a`."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def describe(pipeline: Pipeline, run_id: str) -> Run:
@@ -82,7 +82,8 @@ def write_verdict(verdict: Verdict, file: Path) -> None:
     """Write the verdict as JSON, atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(to_jsonable_python(verdict), indent=2) + "\n")
+    # "NaN" and "Infinity" as strings: bare ones are no JSON, and other readers than Python's refuse them.
+    partial.write_bytes(to_json(verdict, indent=2, inf_nan_mode="strings") + b"\n")
     partial.replace(file)
 
 

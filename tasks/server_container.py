@@ -107,10 +107,10 @@ def is_running(container_id: str) -> bool:
     return container is not None and container.status == "running"
 
 
-def last_log_lines(container_id: str, count: int) -> str:
-    """Return the last lines that the server printed."""
+def log(container_id: str) -> str:
+    """Return all that the server printed."""
     container = find(engine(), container_id)
-    return container.logs(tail=count).decode(errors="replace").strip() if container else ""
+    return container.logs().decode(errors="replace") if container else ""
 
 
 def stop(container_id: str, grace_seconds: float) -> None:

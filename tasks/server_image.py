@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
-from docker.errors import APIError, BuildError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from tasks.errors import EnvironmentFault, ImageUnavailable
 
@@ -16,6 +16,8 @@ REPOSITORY = "slipway-model-server"
 PUBLIC_BASE = "python:3.11-slim-bookworm"
 LOCAL_BASE = "slipway-base:bookworm"
 """Made by `make base-image` from Debian packages, for machines that reach no image registry."""
+
+Tell = Callable[[str], None]
 
 CONTEXT = Path(__file__).resolve().parents[1] / "containers" / "model_server"
 
@@ -34,8 +36,10 @@ def engine() -> docker.DockerClient:
     return client
 
 
-def ensure(client: docker.DockerClient, image: str | None = None) -> str:
+def ensure(client: docker.DockerClient, image: str | None, tell: Tell) -> str:
     """Return the tag of an image that can be started: `image`, or ours, pulled or built if need be.
+
+    `tell` gets a line for each step of a build, which takes a minute or two.
 
     Raises ImageUnavailable where there is neither a base image here nor a registry, and
     EnvironmentFault, with the last lines, where the build fails.
@@ -46,7 +50,7 @@ def ensure(client: docker.DockerClient, image: str | None = None) -> str:
     base = _base_image(client)
     tag = f"{REPOSITORY}:{_inputs_hash(client, base)}"
     if not _is_here(client, tag):
-        _build(client, base, tag)
+        _build(client, base, tag, tell)
     return tag
 
 
@@ -90,19 +94,22 @@ def _inputs_hash(client: docker.DockerClient, base: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _build(client: docker.DockerClient, base: str, tag: str) -> None:
-    try:
-        client.images.build(
-            path=str(CONTEXT),
-            tag=tag,
-            buildargs={"BASE_IMAGE": base},
-            network_mode="host",  # where a proxy inspects TLS, only the host's network has it
-            rm=True,
-            forcerm=True,
-        )
-    except BuildError as error:
-        lines = "".join(chunk.get("stream", "") for chunk in error.build_log)
-        raise EnvironmentFault(
-            f"building {tag} on {base} failed: {error.msg}",
-            "last lines of the build:\n" + "\n".join(lines.splitlines()[-15:]),
-        ) from None
+def _build(client: docker.DockerClient, base: str, tag: str, tell: Tell) -> None:
+    """Build with the classic builder, which every engine has; its steps are told while it goes."""
+    printed: list[str] = []
+    stream = client.api.build(
+        path=str(CONTEXT),
+        tag=tag,
+        buildargs={"BASE_IMAGE": base},
+        network_mode="host",  # where a proxy inspects TLS, only the host's network has it
+        rm=True,
+        forcerm=True,
+        decode=True,
+    )
+    for chunk in stream:
+        printed += chunk.get("stream", "").splitlines()
+        if printed and printed[-1].startswith("Step "):
+            tell(f"building {tag}: {printed[-1][:60]}")
+        if "error" in chunk:
+            hint = "last lines of the build:\n" + "\n".join(printed[-15:])
+            raise EnvironmentFault(f"building {tag} on {base} failed: {chunk['error']}", hint)

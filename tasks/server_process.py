@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from configs.home import servers_folder
-from tasks.errors import EnvironmentFault
+from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.server_records import ServerRecord
 
 OWN_PROGRAM = "model_server"
@@ -41,23 +41,33 @@ def log_file(model_name: str) -> Path:
 
 
 def start(record: ServerRecord, flags: Sequence[str]) -> tuple[str, str]:
-    """Start the server, detached from this process; return its handle `pid:start time` and log file."""
+    """Start the server, detached from this process; return its handle `pid:start time` and log file.
+
+    Raises DeployFailed where the operating system cannot run the program.
+    """
     own = record.program == OWN_PROGRAM
     command = [sys.executable, "-m", OWN_PROGRAM] if own else [record.program]
     log = log_file(record.model_name)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
+    try:
+        process = _spawn([*command, *flags], log)
+    except OSError as error:
+        raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}", "run it by hand to see") from None
+    return f"{process.pid}:{psutil.Process(process.pid).create_time()}", str(log)
+
+
+def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *flags],
+        return subprocess.Popen(
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at the terminal is for the run, not for the server
             env={**os.environ, "MODEL_SERVER_HOST": "127.0.0.1"},
         )
-    return f"{process.pid}:{psutil.Process(process.pid).create_time()}", str(log)
 
 
 def find(handle: str) -> psutil.Process | None:

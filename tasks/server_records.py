@@ -76,7 +76,7 @@ def _read(file: Path) -> ServerRecord | None:
         return ServerRecord(**{**values, "flags": tuple(values["flags"])})
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None  # written by another release, or by hand: as good as none
 
 

@@ -74,7 +74,7 @@ def asked(*xs: float) -> input_pb2.Input:
 def error_of(call: Any, request: Any, timeout: float = TIMEOUT) -> tuple[str, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call(request, timeout=timeout)
-    return caught.value.code().name, caught.value.details()
+    return caught.value.code().name, caught.value.details() or ""
 
 
 def classify_request(signature: str, *xs: float) -> classification_pb2.ClassificationRequest:

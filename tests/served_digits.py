@@ -83,5 +83,3 @@ class ClosedLoop:
     ) -> None:
         self._over.set()
         self._thread.join(30)
-
-

@@ -94,7 +94,8 @@ def quoted(value: Any) -> str:
 
 
 ITEM = "Failed to process element: 0{} of 'instances' list. Error: INVALID_ARGUMENT: "
-BAD_BODIES: list[tuple[Any, int, str]] = [
+EVERYTHING = ("bfloat16", "bool", "complex64", "double", "half", "int64", "int8", "uint64")
+BAD_BODIES: list[tuple[Any, Any, str]] = [
     (b"", 400, "JSON Parse error: The document is empty"),
     (b"{", 400, "JSON Parse error: Missing a name for object member. at offset: 1"),
     (b'{"instances": x}', 400, "JSON Parse error: Invalid value. at offset: 14"),
@@ -111,7 +112,8 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
     ({"inputs": 1, "instances": 1}, 400,
      f"JSON Value: {quoted({'inputs': 1, 'instances': 1})} Not formatted correctly expecting only one of "
      "'inputs' or 'instances' keys to exist "),
-    ({"instances": 1}, 400, f"JSON Value: {quoted({'instances': 1})} Excepting 'instances' to be an list/array"),
+    ({"instances": 1}, 400,
+     f"JSON Value: {quoted({'instances': 1})} Excepting 'instances' to be an list/array"),
     ({"instances": []}, 400, f"JSON Value: {quoted({'instances': []})} No values in 'instances' array"),
     ({"instances": ["x"]}, 400,
      ITEM.format("") + 'JSON Value: "x" Type: String is not of expected type: float'),
@@ -128,7 +130,8 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
      ITEM.format("").replace("0", "1") + "Expecting shape [1] but got: [1,1]"),
     ({"instances": [[[1, 2], [1]]]}, 400,
      ITEM.format("") + "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
-    ({"instances": [[1, [1]]]}, 400, ITEM.format("") + "Encountered list at unexpected level: 1 expected < 1"),
+    ({"instances": [[1, [1]]]}, 400,
+     ITEM.format("") + "Encountered list at unexpected level: 1 expected < 1"),
     ({"instances": [[[1], 1]]}, 400,
      ITEM.format("") + "JSON Value: 1 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
     ({"instances": [16777217]}, 400,
@@ -146,9 +149,9 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
     ({"signature_name": "text", "inputs": {"b64": "*"}}, 400, "Unable to base64 decode"),
     ({"signature_name": "text", "inputs": [{"b65": "YQ=="}]}, 400,
      f"JSON Value: {quoted({'b65': 'YQ=='})} not formatted correctly for base64 data"),
-    ({"signature_name": "text", "inputs": 1}, 400, "JSON Value: 1 Type: Number is not of expected type: string"),
-    ({"signature_name": "everything", "inputs": {name: 0 for name in
-      ("bfloat16", "bool", "complex64", "double", "half", "int64", "int8", "uint64")}}, (400, 501), ""),
+    ({"signature_name": "text", "inputs": 1}, 400,
+     "JSON Value: 1 Type: Number is not of expected type: string"),
+    ({"signature_name": "everything", "inputs": dict.fromkeys(EVERYTHING, 0)}, (400, 501), ""),
     ({"signature_name": "turns", "instances": [1, 2]}, 400, ""),
 ]  # fmt: skip
 
@@ -212,7 +215,7 @@ def test_status_and_metadata_print_their_defaults(half_plus_two: RunningServer) 
 
 def test_classify_and_regress(half_plus_two: RunningServer) -> None:
     """Label and score pairs, or values; the context fills what an example lacks."""
-    body = {"signature_name": "classify", "examples": [{"x": 2.0}, {"x": [4.0]}]}
+    body: Any = {"signature_name": "classify", "examples": [{"x": 2.0}, {"x": [4.0]}]}
     answer = {"results": [[["up", 3.0], ["down", -3.0]], [["up", 4.0], ["down", -4.0]]]}
     assert half_plus_two.post(f"/v1/models/{NAME}:classify", body) == (200, answer)
     body = {"signature_name": "regress", "context": {"x": 8.0}, "examples": [{"x": 2.0}, {}]}

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-# ruff: noqa: E402 (the protos import all of TensorFlow)
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from model_server import flags
@@ -81,9 +79,9 @@ def test_the_environment_of_the_image_gives_defaults() -> None:
 
 def test_options_that_cannot_start_a_server_are_refused() -> None:
     """A server needs a gRPC address and a model."""
-    with pytest.raises(StatusError, match="grpc_port or server_options.grpc_socket_path"):
+    with pytest.raises(StatusError, match=r"grpc_port or server_options.grpc_socket_path"):
         flags.check(options("--port=0", "--model_base_path=/x"))
-    with pytest.raises(StatusError, match="model_base_path and server_options.model_config_file are empty"):
+    with pytest.raises(StatusError, match=r"model_base_path and server_options.model_config_file are empty"):
         flags.check(options())
     flags.check(options("--port=0", "--grpc_socket_path=/s", "--model_base_path=/x"))
 
@@ -179,7 +177,7 @@ def test_values_are_counted_as_in_cpp(proto: tensor_pb2.TensorProto, values: lis
 )
 def test_tensors_that_are_none_are_refused(proto: tensor_pb2.TensorProto) -> None:
     """Where C++ says "tensor parsing error", and where a shape asks for more memory than a message has."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         to_array(proto)
 
 

@@ -153,7 +153,9 @@ def test_retrain_leaves_a_candidate_and_publishes_nothing(slipway: Slipway) -> N
     assert done.exit_code == 0, done.output
     assert done.verdict["outcome"] == "trained"
     assert slipway.versions("digits") == []
-    assert (slipway.home / "models" / "digits" / f".candidate-{done.verdict['run_id']}" / "saved_model.pb").is_file()
+    assert (
+        slipway.home / "models" / "digits" / f".candidate-{done.verdict['run_id']}" / "saved_model.pb"
+    ).is_file()
 
 
 def test_a_flow_runs_as_a_module(home: Path) -> None:

@@ -53,7 +53,7 @@ def _start(command_line: flags.CommandLine) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     ports.require_free(command_line.options, host)
     runtime.import_tensorflow()
-    from model_server import server  # noqa: PLC0415 (needs TensorFlow's protos)
+    from model_server import server  # needs TensorFlow's protos
 
     # What the imports left lives for ever: collections after a swap need not walk through it.
     gc.collect()

@@ -12,11 +12,12 @@ from types import FrameType
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from model_server import ports, servable
 from model_server.catalog import Catalog
 from model_server.flags import Options
+from model_server.health_servicer import HealthServicer
 from model_server.rest import RestServer
 from model_server.servicers import model_service, prediction_service
 from model_server.status import Code, StatusError
@@ -87,7 +88,7 @@ class ModelServer:
             f"version: {number}}} due to error: {error}, }}",
         )
 
-    def _open_grpc(self) -> tuple[grpc.Server, health.HealthServicer]:
+    def _open_grpc(self) -> tuple[grpc.Server, HealthServicer]:
         options = self._options
         server = grpc.server(
             ThreadPoolExecutor(max(1, options.grpc_max_threads), thread_name_prefix="grpc"),
@@ -99,9 +100,7 @@ class ModelServer:
                 *channel_arguments(options.grpc_channel_arguments),
             ],
         )
-        health_servicer = health.HealthServicer()
-        for name in (*_HEALTH_SERVICES, options.model_name):
-            health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        health_servicer = HealthServicer((*_HEALTH_SERVICES, options.model_name))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         server.add_generic_rpc_handlers(
             (
@@ -137,11 +136,11 @@ class ModelServer:
         return grpc_addresses + ([f"REST {self._host}:{options.rest_api_port}"] if rest else [])
 
     def _drain(
-        self, grpc_server: grpc.Server, health_servicer: health.HealthServicer, rest: RestServer | None
+        self, grpc_server: grpc.Server, health_servicer: HealthServicer, rest: RestServer | None
     ) -> None:
         _LOG.info("draining for up to %g seconds", self._drain_seconds)
         deadline = time.monotonic() + self._drain_seconds
-        health_servicer.enter_graceful_shutdown()
+        health_servicer.drain()
         done = grpc_server.stop(self._drain_seconds)
         if rest:
             rest.drain(deadline)

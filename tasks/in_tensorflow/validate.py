@@ -16,11 +16,7 @@ from tasks.request_inputs import request_inputs
 from tasks.signature_runs import Outcome, SignatureRun
 from tasks.tf_examples import read_records
 
-_HINT = (
-    "expected is what estimator.predict says of the same example: does the model depend on the other "
-    "examples of the batch, on random numbers, or on what only training sets? "
-    "validation.tolerance allows rounding"
-)
+_ROUNDING = 1024  # ULPs that adding up in another order can make of a sum near 0
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,22 @@ def run(
     problems = [result.outcome.problem for result in results if result.outcome.problem]
     if problems:
         rest = f" ({len(problems)} of {len(checks)} checks failed)"
-        raise Rejected(f"validation: {problems[0]}{rest}", _HINT, checks)
+        raise Rejected(f"validation: {problems[0]}{rest}", _hint(results), checks)
     return Validation(checks, sum(result.outcome.numbers for result in results))
+
+
+def _hint(results: list[_Result]) -> str:
+    """Tell rounding from a model that answers differently."""
+    furthest = max(result.outcome.largest_ulps for result in results)
+    if furthest <= _ROUNDING:
+        return (
+            f"rounding depends on the batch, by {furthest} ULPs at most: where that is acceptable, set "
+            f"validation.tolerance and smoke_test.tolerance to {{ulps: {furthest}}} or some more"
+        )
+    return (
+        "expected is what estimator.predict says of the same example: does the model depend on the other "
+        "examples of the batch, on random numbers, or on what only training sets?"
+    )
 
 
 def _load(session: Any, candidate: Candidate) -> Mapping[str, Any]:

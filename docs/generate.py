@@ -1,0 +1,139 @@
+"""Generate docs/reference/pipeline.md from the schema; with --check only say whether it is current."""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from configs import features
+from configs.schema import PipelineConfig
+
+REFERENCE = Path(__file__).parent / "reference" / "pipeline.md"
+
+_HEAD = """\
+# pipeline.yaml
+
+Generated from `configs/schema.py` by `make docs`; do not edit. `slipway schema` prints the same as JSON
+Schema, for editors. A key that is not here is an error that names the nearest one.
+"""
+
+
+def _page() -> Iterator[str]:
+    yield _HEAD
+    yield from _rows("Top level", PipelineConfig, "")
+    for name, field in PipelineConfig.model_fields.items():
+        slice_type = field.annotation
+        if isinstance(slice_type, type) and issubclass(slice_type, BaseModel):
+            yield from _rows(f"`{name}`", slice_type, f"{name}.")
+    yield "## Feature columns\n"
+    yield "What `model.feature_columns` may list; each says its `kind`.\n"
+    for column in _columns():
+        kind = get_args(column.model_fields["kind"].annotation)[0]
+        yield from _rows(f"`kind: {kind}`", column, "", level=3)
+
+
+def _columns() -> Iterator[type[BaseModel]]:
+    for argument in get_args(get_args(features.FeatureColumn)[0]):
+        yield argument
+
+
+def _rows(title: str, model: type[BaseModel], prefix: str, level: int = 2) -> Iterator[str]:
+    yield f"{'#' * level} {title}\n"
+    yield f"{_flat(model.__doc__)}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    for name, field in model.model_fields.items():
+        if name != "kind" or level == 2:
+            yield from _row(f"{prefix}{name}", field)
+    yield ""
+
+
+def _row(key: str, field: FieldInfo) -> Iterator[str]:
+    inner = _slice_in(field.annotation)
+    meaning = _flat(field.description) or _flat(inner.__doc__ if inner else "")
+    yield f"| `{key}` | {_type(field)} | {_default(field)} | {meaning} |"
+    nested = isinstance(field.annotation, type) and "." in key
+    if inner is not None and (nested or key.endswith(("features", "label", "thresholds"))):
+        below = key if nested else f"{key}.<name>"
+        for name, child in inner.model_fields.items():
+            yield from _row(f"{below}.{name}", child)
+
+
+def _slice_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (
+        [_slice_in(argument) for argument in get_args(annotation)] if get_origin(annotation) is dict else []
+    )
+    return next((model for model in found if model is not None), None)
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [_bound(item) for item in field.metadata]
+    return ", ".join([_named(field.annotation), *filter(None, bounds)])
+
+
+def _bound(item: Any) -> str:
+    for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
+        if getattr(item, name, None) is not None:
+            return f"{sign} {getattr(item, name)}"
+    return ""
+
+
+def _named(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "none"
+    if origin is Annotated:
+        bounds = filter(None, map(_bound, arguments[1:]))
+        return " ".join([_named(arguments[0]), *bounds])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_named(argument) for argument in arguments if argument is not type(None))
+    if origin is tuple:
+        return f"list of {_named(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {_named(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}]" if annotation.__name__.endswith("Column") else "mapping"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", ""), "path" if annotation is Path else "any"
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "**required**"
+    if isinstance(field.default, BaseModel) or field.default in (None, {}):
+        return ""
+    if isinstance(field.default, tuple):
+        return f"`[{', '.join(map(str, field.default))}]`"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def _flat(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the page, or with --check compare it."""
+    page = "\n".join(_page()).rstrip() + "\n"
+    if "--check" not in sys.argv:
+        REFERENCE.write_text(page)
+        return 0
+    if REFERENCE.is_file() and REFERENCE.read_text() == page:
+        return 0
+    sys.stderr.write(f"{REFERENCE} is not what the schema says: run `make docs`\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The whole chain with the server in a container of a real Docker engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import pytest
+
+from served_digits import ClosedLoop, held_out, served_accuracy
+from slipway_command import DIGITS, QUICK, Finished, Slipway
+from tasks import server_image
+
+pytestmark = pytest.mark.docker
+
+NO_ENGINE = "unix:///nonexistent/docker.sock"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[docker.DockerClient]:
+    """The engine, with our image built: the time that takes is not a test's."""
+    client = docker.from_env(timeout=600)
+    server_image.ensure(client, None, print)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def deployed(engine: docker.DockerClient, module_slipway: Slipway) -> Finished:
+    """The digits, served in a container because an engine answers."""
+    return module_slipway.run(DIGITS, *QUICK, "deployment.target=auto")
+
+
+@pytest.fixture(scope="module")
+def container(deployed: Finished, module_slipway: Slipway, engine: docker.DockerClient) -> dict[str, Any]:
+    """What the engine says of the server's container."""
+    assert deployed.exit_code == 0, deployed.output
+    return dict(engine.containers.get(module_slipway.record("digits")["handle"]).attrs)
+
+
+def test_where_an_engine_answers_auto_means_a_container(deployed: Finished, module_slipway: Slipway) -> None:
+    """The demo needs no option to serve in a container."""
+    assert deployed.exit_code == 0, deployed.output
+    assert module_slipway.record("digits")["target"] == "docker"
+    assert "a Docker engine answers" in deployed.verdict["stages"][0]["proved"]
+
+
+def test_the_container_answers_for_the_held_out_digits(deployed: Finished, module_slipway: Slipway) -> None:
+    """Asked over gRPC about digits it never saw, the container is right 95% of the time."""
+    records, labels = held_out(deployed, module_slipway)
+    assert served_accuracy(deployed.verdict["endpoint"]["grpc"], records, labels) >= 0.95
+
+
+def test_the_container_can_do_no_harm(container: dict[str, Any]) -> None:
+    """Not root, read-only root and models, no capabilities, no new privileges, limits, loopback only."""
+    host = container["HostConfig"]
+    assert container["Config"]["User"] not in ("", "0", "root")
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in host["SecurityOpt"][0]
+    assert host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    assert not container["Mounts"][0]["RW"]
+    published = [binding["HostIp"] for ports in host["PortBindings"].values() for binding in ports]
+    assert published == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_a_proven_container_comes_back_with_the_machine(container: dict[str, Any]) -> None:
+    """Once it was seen to work, the engine restarts it after a crash or a reboot."""
+    assert container["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_a_second_run_swaps_into_the_same_container(
+    deployed: Finished, container: dict[str, Any], module_slipway: Slipway
+) -> None:
+    """Same container, same ports, a higher version, and no failed answer meanwhile."""
+    with ClosedLoop(deployed.verdict["endpoint"]["grpc"], held_out(deployed, module_slipway)) as client:
+        again = module_slipway.run(DIGITS, *QUICK, "deployment.target=docker", "training.seed=2")
+    assert again.exit_code == 0, again.output
+    assert module_slipway.record("digits")["handle"] == container["Id"]
+    assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
+    assert client.failures == []
+    assert client.versions == [deployed.verdict["version"], again.verdict["version"]]
+
+
+def test_a_container_whose_engine_is_hidden_is_still_swapped(
+    deployed: Finished, container: dict[str, Any], module_slipway: Slipway
+) -> None:
+    """The server needs no engine to load a new version, and the run says that none answers."""
+    again = module_slipway.run(DIGITS, *QUICK, "deployment.target=auto", DOCKER_HOST=NO_ENGINE)
+    assert again.exit_code == 0, again.output
+    assert "still answers, though no Docker engine answers" in again.verdict["stages"][0]["proved"]
+    assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
+
+
+def test_a_container_that_dies_while_loading_is_told_with_its_log(
+    engine: docker.DockerClient, slipway: Slipway
+) -> None:
+    """The error holds the last lines of the container's log; the version is withdrawn."""
+    failed = slipway.run(
+        DIGITS,
+        *QUICK,
+        "deployment.target=docker",
+        "server.flags.saved_model_tags=nobody",
+        "server.flags.max_num_load_retries=0",
+    )
+    assert failed.exit_code == 1
+    assert failed.verdict["error"]["class"] == "DeployFailed"
+    assert "nobody" in failed.verdict["error"]["hint"]
+    assert slipway.versions("digits") == []
+    assert json.loads((slipway.home / "verdict.json").read_text())["outcome"] == "failed"
+
+
+def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClient, slipway: Slipway) -> None:
+    """Where no base image can be had, one line says so, and how to make one."""
+    done = slipway.run(
+        DIGITS, *QUICK, "deployment.target=auto", SLIPWAY_BASE_IMAGE="localhost:9/nothing:here"
+    )
+    assert done.exit_code == 0, done.output
+    assert slipway.record("digits")["target"] == "process"
+    assert "make base-image" in done.verdict["stages"][0]["proved"]
+
+
+def test_stop_drains_and_removes_the_container(
+    deployed: Finished, container: dict[str, Any], module_slipway: Slipway, engine: docker.DockerClient
+) -> None:
+    """After `slipway stop` no container of the model is left."""
+    stopped = module_slipway("stop", DIGITS)
+    assert stopped.exit_code == 0, stopped.output
+    with pytest.raises(docker.errors.NotFound):
+        engine.containers.get(container["Id"])
