@@ -24,16 +24,16 @@ def deploy(
     A running server whose program, flags or ports changed is drained and replaced; `withdraw` starts
     the old one again. Raises DeployFailed with the server's last log lines.
     """
-    deadline = Deadline.after(deployment.load_timeout_seconds)
+    deadline, log = Deadline.after(deployment.load_timeout_seconds), run.log("server")
     running = model_servers.running(run.pipeline)
     if running is not None and _is_as_wanted(running, target):
-        model_servers.wait_until_live(running, version.number, deadline)
+        model_servers.wait_until_live(running, version.number, deadline, log)
         return _endpoint(running, version.number, started=False)
     if running is not None:
         server_records.set_aside(running)
         model_servers.stop(running)
     record = model_servers.start(model_servers.planned(target, server, run))
-    model_servers.wait_until_live(record, version.number, deadline)
+    model_servers.wait_until_live(record, version.number, deadline, log)
     if record.target == "docker":
         server_container.keep_running(record.handle)
     return _endpoint(record, version.number, started=True)
@@ -74,7 +74,8 @@ def withdraw(
         return Withdrawal(version.number, serving=None)
     if record is None:
         raise DeployFailed(f"no server of {run.pipeline} runs", "slipway run starts one")
-    model_servers.wait_until_live(record, version.previous, Deadline.after(deployment.load_timeout_seconds))
+    deadline = Deadline.after(deployment.load_timeout_seconds)
+    model_servers.wait_until_live(record, version.previous, deadline, run.log("server-before"))
     _see_it_answer(record, version.previous, candidate, data, run)
     return Withdrawal(version.number, serving=version.previous)
 

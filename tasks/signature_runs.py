@@ -61,10 +61,10 @@ class SignatureRun:
 
 def _compared(
     info: Any, expected: NDArray[Any], observed: NDArray[Any], most_ulps: int
-) -> comparison.Comparison:  # fmt: skip
-    if problem := _unlike_stated(info, observed) or _not_finite(observed):
+) -> comparison.Comparison:
+    if problem := _unlike_stated(info, observed):
         return comparison.Comparison(0, comparison.WORLDS_APART, problem)
-    return comparison.compare(expected, observed, most_ulps)
+    return _not_finite(observed) or comparison.compare(expected, observed, most_ulps)
 
 
 def _unlike_stated(info: Any, observed: NDArray[Any]) -> str:
@@ -77,8 +77,9 @@ def _unlike_stated(info: Any, observed: NDArray[Any]) -> str:
     return f"the signature states {form(info)}, found {observed.dtype.name}{list(observed.shape)}"
 
 
-def _not_finite(observed: NDArray[Any]) -> str:
+def _not_finite(observed: NDArray[Any]) -> comparison.Comparison | None:
     if observed.dtype.kind not in "fc" or np.isfinite(observed).all():
-        return ""
+        return None
     index = [int(i) for i in np.argwhere(~np.isfinite(observed))[0]]
-    return f"{index}: expected a finite number, found {observed[tuple(index)]}"
+    problem = f"{index}: expected a finite number, found {observed[tuple(index)]}"
+    return comparison.Comparison(0, comparison.WORLDS_APART, problem, index[0] if index else None)

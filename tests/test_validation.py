@@ -194,7 +194,6 @@ def test_a_shape_that_the_signature_does_not_state() -> None:
     """The SignatureDef's promise is checked, apart from the offline answers."""
     from tasks.signature_runs import _unlike_stated
 
-    info = tf.compat.v1.saved_model.build_tensor_info(tf.compat.v1.placeholder(tf.float32, [None, 3])) if False else None
     with tf.Graph().as_default():
         info = tf.compat.v1.saved_model.build_tensor_info(tf.compat.v1.placeholder(tf.float32, [None, 3]))
     assert _unlike_stated(info, np.zeros((5, 3), np.float32)) == ""
