@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tasks.artifacts import Verdict
@@ -39,14 +40,16 @@ class RunDisplay:
         self._console = console
         self._live = Progress(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.fields[mark]} [bold]{task.description:<10}[/]"),
-            BarColumn(bar_width=16, complete_style="cyan", finished_style="green"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[mark]} [bold]{task.description}[/]", table_column=Column(width=12)),
+            BarColumn(16, complete_style="cyan", finished_style="green", table_column=Column(width=16)),
+            TimeElapsedColumn(table_column=Column(width=7)),
+            TextColumn("{task.fields[text]}", table_column=Column(ratio=1, no_wrap=True)),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
         self._rows: dict[str, TaskID] = {}
+        self._open: set[str] = set()
         self._last_plain = 0.0
 
     def __enter__(self) -> RunDisplay:
@@ -75,6 +78,7 @@ class RunDisplay:
         if name in self._rows:
             self._live.remove_task(self._rows.pop(name))
         self._rows[name] = self._live.add_task(name, total=None, mark=" ", text=text)
+        self._open.add(name)
         self._plain(f"{name} …")
 
     def _advance(self, entry: StageEntry, progress: Mapping[str, Any]) -> None:
@@ -93,10 +97,10 @@ class RunDisplay:
         self._plain(f"{entry.name} {entry.outcome} in {entry.seconds:.1f} s: {entry.proved}")
 
     def _finish(self, name: str, mark: str, text: str) -> None:
-        row = self._rows.get(name)
-        if row is not None and not self._live.tasks[self._live.task_ids.index(row)].finished:
-            line = Text(text.splitlines()[0] if text else "", overflow="ellipsis", no_wrap=True)
-            self._live.update(row, total=1, completed=1, mark=mark, text=line.markup)
+        if name in self._open:
+            self._open.remove(name)
+            line = escape(text.splitlines()[0]) if text else ""
+            self._live.update(self._rows[name], total=1, completed=1, mark=mark, text=line)
 
     def _plain(self, line: str) -> None:
         if not self._console.is_terminal:
