@@ -25,6 +25,14 @@ class FeatureSpec(_Slice):
     number of strings.
     """
 
+    # So that an editor takes the short form too: `pattern` is about strings, all else about objects.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "type": ["object", "string"],
+            "pattern": r"^(float|float32|int64|string)(\[[0-9, ]*\])?$",
+        }
+    )
+
     kind: Literal["fixed_len", "var_len", "fixed_len_sequence"] = "fixed_len"
     """FixedLenFeature (dense, `shape` values), VarLenFeature (sparse, any number), or
     FixedLenSequenceFeature (dense, padded to the longest of the batch)."""
@@ -148,13 +156,23 @@ class IdentityColumn(_Slice):
     """Id of a value out of range; without one that is an error."""
 
 
+def _key_form(value: Any) -> str:
+    return "name" if isinstance(value, str) else "column"
+
+
+_CrossableColumn = Annotated[
+    BucketizedColumn | VocabularyColumn | IdentityColumn, Field(discriminator="kind")
+]
+_CrossedKey = Annotated[
+    Annotated[str, Tag("name")] | Annotated[_CrossableColumn, Tag("column")], Discriminator(_key_form)
+]
+
+
 class CrossedColumn(_Slice):
     """`tf.feature_column.crossed_column`."""
 
     kind: Literal["crossed"]
-    keys: Annotated[
-        tuple[str | BucketizedColumn | VocabularyColumn | IdentityColumn, ...], Field(min_length=2)
-    ]
+    keys: Annotated[tuple[_CrossedKey, ...], Field(min_length=2)]
     """Names of string or integer features, or categorical columns."""
     buckets: Annotated[int, Field(ge=2)]
     """Ids that combinations are hashed into."""
@@ -198,10 +216,10 @@ class CombinedColumns(_Slice):
 
 
 def _columns_form(value: Any) -> str:
-    return "combined" if isinstance(value, dict | CombinedColumns) else "list"
+    return "CombinedColumns" if isinstance(value, dict | CombinedColumns) else "list"
 
 
 FeatureColumns = Annotated[
-    Annotated[tuple[FeatureColumn, ...], Tag("list")] | Annotated[CombinedColumns, Tag("combined")],
+    Annotated[tuple[FeatureColumn, ...], Tag("list")] | Annotated[CombinedColumns, Tag("CombinedColumns")],
     Discriminator(_columns_form),
 ]

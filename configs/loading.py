@@ -212,14 +212,18 @@ def _keys_in(values: Any, detail: ErrorDetails) -> list[Key]:
     """Return the location without the union tags that pydantic puts between the keys."""
     keys: list[Key] = []
     for position, step in enumerate(detail["loc"], start=1):
-        if isinstance(values, dict) and step in values:
-            values = values[step]
-        elif isinstance(values, list | tuple) and isinstance(step, int) and step < len(values):
+        if _has(values, step):
             values = values[step]
         elif not (detail["type"] == "missing" and position == len(detail["loc"])):
             continue
         keys.append(step)
     return keys
+
+
+def _has(values: Any, step: Key) -> bool:
+    if isinstance(values, list | tuple):
+        return isinstance(step, int) and step < len(values)
+    return isinstance(values, dict) and step in values
 
 
 def _problem(detail: ErrorDetails, keys: Sequence[Key]) -> str:
@@ -258,7 +262,7 @@ def _step_into(annotation: Any, step: Key) -> Any:
         field = annotation.model_fields.get(str(step))
         return field.annotation if field else None
     candidates = list(_models_in(annotation))
-    tagged = [model for model in candidates if _tag(model) == step]
+    tagged = [model for model in candidates if step in (_tag(model), model.__name__)]
     if tagged:
         return tagged[0]
     with_field = [model for model in candidates if str(step) in model.model_fields]

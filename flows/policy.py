@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 
 from configs.schema import DataConfig, DeploymentConfig
 from tasks import evaluation, exporting, ingestion, training, validation
 from tasks.artifacts import Candidate, ModelVersion, Run
 from tasks.deployment import withdraw
 from tasks.errors import RetryableError
+
+
+def run_name() -> str:
+    """Name a flow run as a person looks for it: the pipeline, and when it began."""
+    pipeline = Path(str(flow_run.parameters["pipeline"]))
+    return f"{pipeline.stem} {datetime.now():%Y-%m-%d %H:%M}"  # local time, as the UI shows it
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

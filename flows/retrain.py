@@ -13,11 +13,11 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.policy import evaluate, export, ingest, train, validate
+from flows.policy import evaluate, export, ingest, run_name, train, validate
 from tasks.recorded_runs import recorded_run
 
 
-@flow(name="retrain", flow_run_name="{pipeline}")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(pipeline: str, overrides: dict[str, Any] | None = None, run_id: str | None = None) -> State[Any]:
     """Leave a validated candidate beside the versions, under a name that no server loads.
 

@@ -13,7 +13,7 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.policy import evaluate, export, ingest, train, validate, withdrawn_on_failure
+from flows.policy import evaluate, export, ingest, run_name, train, validate, withdrawn_on_failure
 from tasks.deployment import deploy
 from tasks.preflight import preflight
 from tasks.publishing import publish
@@ -22,7 +22,7 @@ from tasks.retention import retire
 from tasks.smoke_testing import smoke_test
 
 
-@flow(name="retrain-and-deploy", flow_run_name="{pipeline}")
+@flow(name="retrain-and-deploy", flow_run_name=run_name)
 def retrain_and_deploy(
     pipeline: str, overrides: dict[str, Any] | None = None, run_id: str | None = None
 ) -> State[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -82,14 +82,9 @@ def _find_or_pull(client: docker.DockerClient, image: str, hint: str) -> None:
         raise ImageUnavailable(f"image {image} is not here and cannot be pulled: {reason}", hint) from None
 
 
-def _inputs() -> Iterator[Path]:
-    for pattern in ("Dockerfile", ".dockerignore", "*.py", "requirements.lock"):
-        yield from sorted(CONTEXT.glob(pattern))
-
-
 def _inputs_hash(client: docker.DockerClient, base: str) -> str:
     digest = hashlib.sha256(str(client.images.get(base).id).encode())
-    for file in _inputs():
+    for file in sorted(file for file in CONTEXT.iterdir() if file.is_file()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 

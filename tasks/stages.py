@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.run_records import current_record
+
+LOG_EVERY_SECONDS = 10.0
+_last_logged = 0.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +33,7 @@ def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
             with record.stage(name) as entry:
                 artifact = function(*args, **kwargs)
                 record.note(entry, artifact)
+            get_run_logger().info(entry.proved)
             return artifact
 
         return task(name=name, task_run_name=run_name, cache_policy=NO_CACHE)(recorded)
@@ -37,5 +42,12 @@ def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 
 def report(progress: Mapping[str, Any]) -> None:
-    """Show progress of the current stage: `{"step": 200, "max_steps": 1000, "loss": 0.4, …}`."""
+    """Show progress of the current stage: `{"step": 200, "max_steps": 1000, "loss": 0.4, …}`.
+
+    Whoever watches the run sees all of it; the run's log gets a line every 10 s.
+    """
+    global _last_logged
     current_record().progress(progress)
+    if time.monotonic() - _last_logged >= LOG_EVERY_SECONDS:
+        _last_logged = time.monotonic()
+        get_run_logger().info(", ".join(f"{name} {value}" for name, value in progress.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ _NO_SPACE = "no space left on device"
 def explained(writes_to: Path) -> Iterator[None]:
     """Turn TensorFlow's errors for a full disk, unreadable examples and NaN into ours.
 
-    `writes_to` is the folder to name when the disk is full. Other errors pass as they are.
+    `writes_to` is the folder to name when the disk is full. What else fails while a graph runs is a
+    ModelError without the stack traces; errors that are not TensorFlow's pass as they are.
     """
     try:
         yield
@@ -33,9 +35,20 @@ def explained(writes_to: Path) -> Iterator[None]:
             f"the examples cannot be read any more: {error.message}", "ingest them again"
         ) from error
     except (tf.errors.OpError, OSError) as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            message = f"{writes_to}: the disk is full: {essence(error)}"
+            raise EnvironmentFault(message, "free some space there") from error
+        if isinstance(error, OSError):
             raise
-        raise EnvironmentFault(f"{writes_to}: the disk is full: {error}", "free some space there") from error
+        message = f"running the model failed: {type(error).__name__}: {essence(error)}"
+        raise ModelError(message, "where in the graph: see the stage's log") from error
+
+
+def essence(error: BaseException) -> str:
+    """Return what an error says, without the stack traces that TensorFlow puts around it."""
+    text = str(error).partition("\n\nOriginal stack trace")[0]
+    text = re.split(r"\nNode: '[^']*'\n", text)[-1].removeprefix("Graph execution error:")
+    return text.partition("\n\t [[")[0].strip()
 
 
 def is_disk_full(error: BaseException) -> bool:

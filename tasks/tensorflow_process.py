@@ -218,6 +218,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # prints of TensorFlow and of users' code must not mix with the replies
     importlib.import_module("tensorflow")
+    importlib.import_module("tasks.in_tensorflow.train")  # and with it what every program needs
     _keep_what_is_worth_reading(logging.getLogger("tensorflow"))
     request = sys.stdin.buffer.read()
     if request:

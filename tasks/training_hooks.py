@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -84,9 +85,14 @@ class StopOnSigterm(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def __init__(self) -> None:
         self.asked = False
 
-    def listen(self) -> None:
-        """Take SIGTERM from now on, for the rest of the process."""
-        signal.signal(signal.SIGTERM, self._ask)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM inside the block."""
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _ask(self, _signal_number: int, _frame: Any) -> None:
         self.asked = True

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from tasks.artifacts import Check, Verdict
 
-_MARK = {"deployed": "🟢", "trained": "🟢", "rejected": "🟠", "rolled_back": "🟠", "failed": "🔴"}
+_GOOD = ("deployed", "trained")
 
 
 def as_markdown(verdict: Verdict) -> str:
@@ -16,7 +16,7 @@ def as_markdown(verdict: Verdict) -> str:
 
 def _lines(verdict: Verdict) -> Iterator[str]:
     outcome = verdict.outcome.replace("_", " ")
-    yield f"# {_MARK.get(verdict.outcome, '')} {verdict.pipeline}: {outcome}"
+    yield f"# {_mark(verdict.outcome in _GOOD)} {verdict.pipeline}: {outcome}"
     yield ""
     yield f"Run `{verdict.run_id}`. {_versions(verdict)}"
     if verdict.error is not None:
@@ -24,7 +24,8 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         if verdict.error["hint"]:
             yield from ("", "```", verdict.error["hint"], "```")
     if verdict.endpoint is not None:
-        yield from ("", f"Serves at gRPC `{verdict.endpoint['grpc']}`, REST <{verdict.endpoint['rest']}>.")
+        status = f"{verdict.endpoint['rest']}/v1/models/{verdict.pipeline}"
+        yield from ("", f"Serves at gRPC `{verdict.endpoint['grpc']}`, REST <{status}>.")
     yield from ("", "| stage | seconds | outcome | what it proved |", "|---|---:|---|---|")
     for stage in verdict.stages:
         yield _row(stage.name, f"{stage.seconds:.1f}", stage.outcome, stage.proved)
@@ -42,8 +43,12 @@ def _versions(verdict: Verdict) -> str:
 def _checks(checks: Iterable[Check]) -> Iterator[str]:
     yield from ("| check | rule | observed | limit | |", "|---|---|---:|---:|---|")
     for check in checks:
-        mark = "✅" if check.passed else "❌"
-        yield _row(check.name, check.rule, _shown(check.observed), _shown(check.limit), mark)
+        shown = (_shown(check.observed), _shown(check.limit), _mark(check.passed))
+        yield _row(check.name, check.rule, *shown)
+
+
+def _mark(good: bool) -> str:
+    return "✓" if good else "✗"
 
 
 def _shown(value: float | str | None) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from slipway_command import Slipway, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]

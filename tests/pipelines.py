@@ -81,5 +81,6 @@ def exported_digits() -> Candidate:
     digits = trained_digits()
     return tensorflow_process.run(
         "export", Candidate, log=digits.run.log("export"), prepare_next=False,
-        arguments={**digits.model, "export": digits.config.export, "checkpoint": digits.checkpoint, "samples": 64},
+        arguments={**digits.model, "export": digits.config.export, "checkpoint": digits.checkpoint,
+                   "samples": 64},
     )  # fmt: skip

@@ -6,7 +6,6 @@ import threading
 from types import TracebackType
 
 import grpc
-
 from slipway_command import Finished, Slipway
 
 Labelled = tuple[list[bytes], list[int]]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from configs.schema import Ulps
 from tasks import offline_answers
@@ -25,11 +28,11 @@ def test_equal_arrays_are_equal_and_counted() -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_a_neighbour_is_one_ulp_away(dtype: type) -> None:
+def test_a_neighbour_is_one_ulp_away(dtype: Any) -> None:
     """The next representable float of any width, up or down, is 1 ULP away, across zero too."""
     for value in (1.0, -1.0, 0.0, 0.1):
         for towards in (np.inf, -np.inf):
-            here = np.array([value], dtype)
+            here: NDArray[Any] = np.array([value], dtype)
             assert compare(here, np.nextafter(here, dtype(towards)), 1).largest_ulps == 1
 
 
@@ -96,7 +99,7 @@ def test_strings_are_equal_or_not_whatever_their_dtype() -> None:
         (np.zeros((3, 2), np.float32), "expected float32[2, 3], found float32[3, 2]"),
     ],
 )
-def test_another_dtype_or_shape_is_a_difference(observed: np.ndarray, message: str) -> None:
+def test_another_dtype_or_shape_is_a_difference(observed: NDArray[Any], message: str) -> None:
     """Nothing is broadcast or converted."""
     assert compare(np.zeros((2, 3), np.float32), observed).difference == message
 
@@ -119,7 +122,7 @@ def test_comparing_needs_no_tensorflow() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_offline_answers_survive_any_name(tmp_path) -> None:
+def test_offline_answers_survive_any_name(tmp_path: Path) -> None:
     """Signatures and aliases may hold `/`, `:` or be called like an argument of np.savez."""
     outputs = {"file": np.array([1, 2]), "a/b": np.array([b"x", b"yz"], dtype=object), "c": np.array(0.5)}
     offline_answers.write(tmp_path, "raw:a/b", outputs)

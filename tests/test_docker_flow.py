@@ -8,9 +8,9 @@ from typing import Any
 
 import docker
 import pytest
-
 from served_digits import ClosedLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
+
 from tasks import server_image
 
 pytestmark = pytest.mark.docker

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from pipelines import run_of, written
 
 from configs.features import FeatureSpec
 from configs.schema import Ulps, ValidationConfig
-from pipelines import run_of, written
 from tasks import accelerators, canned_estimators, estimators
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Validation
 from tasks.errors import EnvironmentFault, ModelError
@@ -30,7 +30,6 @@ PEOPLE = {
     },
     "label": {"y": "int64"},
 }
-DNN = {"hidden_units": [4]}
 COLUMNS = [
     {"kind": "numeric", "key": "age", "mean": 40.0, "std": 20.0},
     {"kind": "bucketized", "key": "age", "boundaries": [18, 30, 65]},
@@ -38,19 +37,35 @@ COLUMNS = [
     {"kind": "vocabulary", "key": "tags", "file": "tags.txt"},
     {"kind": "hash_bucket", "key": "street", "buckets": 10},
     {"kind": "identity", "key": "rooms", "buckets": 8, "default": 0},
-    {"kind": "crossed", "keys": ["city", {"kind": "bucketized", "key": "age", "boundaries": [30]}], "buckets": 20},
+    {
+        "kind": "crossed",
+        "keys": ["city", {"kind": "bucketized", "key": "age", "boundaries": [30]}],
+        "buckets": 20,
+    },
 ]
+
+
+def dnn(estimator: str = "DNNClassifier", **params: Any) -> dict[str, Any]:
+    """The model slice of a small network."""
+    return {"estimator": estimator, "params": {"hidden_units": [4], **params}}
 
 
 def people(folder: Path, model: dict[str, Any], label: str = "int64", **config: Any) -> tuple[Any, Run]:
     """A pipeline about 200 people, whose y is whether they are over 50."""
     chance = random.Random(1)
-    kinds = {"age": "float32", "income": "float32", "rooms": "int64", "city": "string", "tags": "string", "y": label}
+    kinds = {
+        "age": "float32",
+        "income": "float32",
+        "rooms": "int64",
+        "city": "string",
+        "tags": "string",
+        "y": label,
+    }
     specs = {name: FeatureSpec(dtype=kind) for name, kind in kinds.items()}
     records = []
     for _ in range(200):
         age = float(chance.randrange(90))
-        values = {
+        values: dict[str, Any] = {
             "age": [age], "income": [chance.random(), 0.0], "rooms": [chance.randrange(8)],
             "city": [chance.choice([b"Rome", b"Oslo", b"Bonn"])], "y": [age > 50],
             "tags": chance.sample([b"red", b"tall", b"old"], chance.randrange(3)),
@@ -64,7 +79,9 @@ def people(folder: Path, model: dict[str, Any], label: str = "int64", **config: 
     return pipeline.config, run_of(pipeline, folder)
 
 
-def trained(folder: Path, model: dict[str, Any], label: str = "int64") -> tuple[Any, Run, Examples, Checkpoint]:
+def trained(
+    folder: Path, model: dict[str, Any], label: str = "int64"
+) -> tuple[Any, Run, Examples, Checkpoint]:
     """Ingest and train it for two steps, in this process."""
     config, run = people(folder, model, label)
     examples = ingest.run(ignore_progress, config.data, run)
@@ -76,7 +93,15 @@ def shipped(folder: Path, model: dict[str, Any], label: str = "int64") -> tuple[
     """Export and validate it as well, allowing for rounding: Eigen adds up some batches in another order."""
     config, run, examples, checkpoint = trained(folder, model, label)
     candidate = export.run(
-        ignore_progress, config.model, config.training, config.export, config.data, examples, checkpoint, 20, run
+        ignore_progress,
+        config.model,
+        config.training,
+        config.export,
+        config.data,
+        examples,
+        checkpoint,
+        20,
+        run,
     )
     return candidate, validate.run(
         ignore_progress, ValidationConfig(tolerance=Ulps(ulps=512)), config.data, candidate
@@ -125,7 +150,8 @@ def test_every_feature_column_is_trained_exported_and_validated(tmp_path: Path) 
         "feature_columns": {"linear": COLUMNS, "dnn": dense},
         "params": {
             "dnn_hidden_units": [4, 2], "dnn_activation_fn": "tanh", "dnn_dropout": 0.1,
-            "linear_optimizer": "Ftrl", "dnn_optimizer": {"name": "Adagrad", "learning_rate": 0.1, "clipnorm": 1.0},
+            "linear_optimizer": "Ftrl",
+            "dnn_optimizer": {"name": "Adagrad", "learning_rate": 0.1, "clipnorm": 1.0},
         },
     }  # fmt: skip
     candidate, validation = shipped(tmp_path, model)
@@ -133,7 +159,8 @@ def test_every_feature_column_is_trained_exported_and_validated(tmp_path: Path) 
     assert all(check.passed for check in validation.checks)
     names = {signature.name: signature.method for signature in candidate.signatures}
     assert names == {
-        "serving_default": "classify", "classification": "classify", "regression": "regress", "predict": "predict",
+        "serving_default": "classify", "classification": "classify", "regression": "regress",
+        "predict": "predict",
     }  # fmt: skip
 
 
@@ -155,7 +182,8 @@ def build_estimator(params, config):
         outputs = {
             "serving_default": tf.estimator.export.RegressionOutput(predictions),
             "everything": tf.estimator.export.PredictOutput({
-                "double": predictions * 2, "shape/of": tf.shape(predictions)[1:], "version": tf.constant("v1"),
+                "double": predictions * 2, "shape/of": tf.shape(predictions)[1:],
+                "version": tf.constant("v1"),
                 "words": tf.as_string(age),
             }),
         }
@@ -190,7 +218,8 @@ def test_a_factory_of_the_users_own(tmp_path: Path) -> None:
         ("    pass", "expected it to return a tf.estimator.Estimator, found NoneType"),
         ("    raise KeyError('units')", "failed: KeyError: 'units'"),
         (
-            "    import tensorflow as tf\n    return tf.estimator.LinearRegressor([], model_dir='/tmp/elsewhere')",
+            "    import tensorflow as tf\n"
+            "    return tf.estimator.LinearRegressor([], model_dir='/tmp/elsewhere')",
             "the Estimator's model_dir is /tmp/elsewhere, expected ",
         ),
     ],
@@ -199,7 +228,9 @@ def test_a_factory_that_returns_no_estimator(tmp_path: Path, body: str, message:
     """What it returned or raised is told, before anything is on disk."""
     (tmp_path / "model.py").write_text(f"def build(params, config):\n{body}\n")
     error = refused(tmp_path, {"factory": "model.py:build"})
-    assert error.message.startswith(f"model.factory = 'model.py:build'{' ' if 'failed' in message else ': '}{message}")
+    assert error.message.startswith(
+        f"model.factory = 'model.py:build'{' ' if 'failed' in message else ': '}{message}"
+    )
     assert error.hint
 
 
@@ -215,44 +246,50 @@ def test_a_factory_that_does_not_import(tmp_path: Path) -> None:
     [
         ({"estimator": "DNNClasifier"}, "model.estimator = 'DNNClasifier' is not", "'DNNClassifier'"),
         ({"estimator": "BoostedTreesClassifier"}, "is not a canned Estimator", "did you mean"),
-        ({"estimator": "DNNClassifier"}, "model.params.hidden_units is required by DNNClassifier", "tf.estimator"),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "nclasses": 3}},
+            {"estimator": "DNNClassifier"},
+            "model.params.hidden_units is required by DNNClassifier", "tf.estimator",
+        ),
+        (
+            dnn(nclasses=3),
             "model.params.nclasses: DNNClassifier has no such argument", "did you mean 'n_classes'?",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "model_dir": "/tmp/x"}},
+            dnn(model_dir="/tmp/x"),
             "model.params.model_dir: DNNClassifier has no such argument", "",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "feature_columns": []}},
+            dnn(feature_columns=[]),
             "model.params.feature_columns is set by Slipway", "model.feature_columns",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "optimizer": "Adem"}},
+            dnn(optimizer="Adem"),
             "model.params.optimizer: expected a name", "did you mean 'Adam'?",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "optimizer": {"name": "Adam", "learningrate": 1.0}}},
+            dnn(optimizer={"name": "Adam", "learningrate": 1.0}),
             "model.params.optimizer.learningrate: Adam has no such argument", "'learning_rate'",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "optimizer": {"name": "Adam", "learning_rate": "1e-3"}}},
+            dnn(optimizer={"name": "Adam", "learning_rate": "1e-3"}),
             "model.params.optimizer.learning_rate: expected a number, found the text '1e-3'", "1.0e-3",
         ),
         (
-            {"estimator": "DNNClassifier", "params": {**DNN, "activation_fn": "rellu"}},
+            dnn(activation_fn="rellu"),
             "model.params.activation_fn = 'rellu' is not a function of tf.nn", "'relu'",
         ),
         (
-            {"estimator": "DNNEstimator", "params": {**DNN, "head": {"name": "MulticlassHed"}}},
+            dnn("DNNEstimator", head={"name": "MulticlassHed"}),
             "model.params.head: expected a name", "'MultiClassHead'",
         ),
         (
-            {"estimator": "DNNEstimator", "params": {**DNN, "head": {"name": "MultiClassHead", "n_classes": 1}}},
+            dnn("DNNEstimator", head={"name": "MultiClassHead", "n_classes": 1}),
             "model.params.head: MultiClassHead refuses its arguments: n_classes must be", "",
         ),
-        ({"estimator": "BaselineClassifier", "feature_columns": COLUMNS[:1]}, "BaselineClassifier takes none", ""),
+        (
+            {"estimator": "BaselineClassifier", "feature_columns": COLUMNS[:1]},
+            "model.feature_columns: BaselineClassifier takes none", "remove them",
+        ),
         (
             {"estimator": "DNNLinearCombinedRegressor", "feature_columns": COLUMNS[:1]},
             "model.feature_columns: DNNLinearCombinedRegressor takes a mapping", "",

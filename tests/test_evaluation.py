@@ -6,9 +6,9 @@ import math
 
 import pytest
 import tensorflow as tf
+from pipelines import trained_digits
 
 from configs.schema import EvaluationConfig, Threshold
-from pipelines import trained_digits
 from tasks import thresholds
 from tasks.artifacts import Checkpoint, Evaluation
 from tasks.errors import ModelError, Rejected
@@ -70,7 +70,7 @@ def _stage(limits: dict[str, Threshold]) -> Evaluation:
 
 def test_the_stage_rejects_with_every_check() -> None:
     """A child measures; missed thresholds are exit code 3, and the passed ones are told as well."""
-    with pytest.raises(Rejected, match="accuracy is 0.9") as caught:
+    with pytest.raises(Rejected, match=r"accuracy is 0\.9") as caught:
         _stage({"average_loss": Threshold(max=100), "accuracy": Threshold(min=0.9999)})
     assert caught.value.exit_code == 3
     assert [(check.name, check.passed) for check in caught.value.checks] == [

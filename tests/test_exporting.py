@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from pipelines import exported_digits, run_of, trained_digits, written
+from small_disks import small_disk
 from tensorflow.core.protobuf import saved_model_pb2
 
 from configs.schema import ExportConfig
-from pipelines import exported_digits, run_of, trained_digits, written
-from small_disks import small_disk
 from tasks import estimators, offline_answers
 from tasks.artifacts import Candidate, Run
 from tasks.errors import EnvironmentFault, ModelError
@@ -149,7 +149,9 @@ def test_raw_refuses_sparse_features(tmp_path: Path) -> None:
     data = {"files": ["*"], "features": {"tags": "string[]"}, "label": {"y": "int64"}}
     pipeline = written(tmp_path, {"data": data})
     assert run_of(pipeline, tmp_path).pipeline == "small"
-    with pytest.raises(ModelError, match="raw takes dense tensors, and the feature 'tags' is var_len") as caught:
+    with pytest.raises(
+        ModelError, match="raw takes dense tensors, and the feature 'tags' is var_len"
+    ) as caught:
         receiver_fn(("parsing", "raw"), pipeline.config.data.features)
     assert "receivers: [parsing]" in caught.value.hint
 
@@ -158,7 +160,8 @@ def test_raw_refuses_sparse_features(tmp_path: Path) -> None:
 def test_raw_takes_every_dense_kind(tmp_path: Path, receivers: Any) -> None:
     """Scalars, shapes and sequences have placeholders of their dtype, the batch first."""
     features = {
-        "a": "int64", "b": "float32[2,3]", "c": {"kind": "fixed_len_sequence", "dtype": "string", "shape": [2]},
+        "a": "int64", "b": "float32[2,3]",
+        "c": {"kind": "fixed_len_sequence", "dtype": "string", "shape": [2]},
     }  # fmt: skip
     data = {"files": ["*"], "features": features, "label": {"y": "int64"}}
     specs = written(tmp_path, {"data": data}).config.data.features

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from pipelines import DIGITS, run_of, trained_digits, written
 
 from configs.features import FeatureSpec
 from configs.loading import load_pipeline
-from pipelines import DIGITS, run_of, trained_digits, written
 from tasks import tensorflow_process
 from tasks.artifacts import Examples
 from tasks.errors import DataError
@@ -216,7 +216,9 @@ def test_a_var_len_feature_of_another_dtype(tmp_path: Path) -> None:
     """Features of any length have a dtype, too."""
     records = [example(x=[1.0, 2.0], y=1, tags=[3, 4])]
     error = refused(tmp_path, records, features={"x": "float32[2]", "tags": "string[]"})
-    assert error.message.endswith("feature 'tags': expected any number of string values, found 2 int64 values")
+    assert error.message.endswith(
+        "feature 'tags': expected any number of string values, found 2 int64 values"
+    )
 
 
 def test_a_sequence_of_uneven_length(tmp_path: Path) -> None:

@@ -308,6 +308,20 @@ def test_a_second_signal_ends_the_server_at_once(
     endless.cancel()
 
 
+def test_sigterm_is_heard_while_tensorflow_is_imported(start_server: StartServer, tmp_path: Path) -> None:
+    """As PID 1 of a container it would otherwise be lost; here it must not be the signal that kills."""
+    server = start_server(tmp_path, wait=False)
+    handled = f"/proc/{server.process.pid}/status"
+
+    def catches_sigterm() -> bool:
+        caught = next(line for line in Path(handled).read_text().splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) & (1 << (signal.SIGTERM - 1)))
+
+    wait_until(catches_sigterm, "a handler of SIGTERM", lambda: server.log)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code() == 0
+
+
 def test_sigterm_before_the_first_version_ends_the_server(start_server: StartServer, tmp_path: Path) -> None:
     """Exit 0: it was told to stop."""
     server = start_server(tmp_path / "nowhere", wait=False)

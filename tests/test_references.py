@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def _imports_as_before() -> Iterator[None]:
         del sys.modules[name]
 
 
-def _resolve(reference: str, folder: Path):  # noqa: ANN202
+def _resolve(reference: str, folder: Path) -> Callable[..., Any]:
     return resolve(reference, folder, "model.factory", ModelError)
 
 
@@ -71,7 +72,10 @@ def test_a_file_that_does_not_import_is_an_error_with_its_line(tmp_path: Path) -
     """What its import raised, and the line of the pipeline's own file, are shown."""
     (tmp_path / "broken.py").write_text("x = 1\nimport no_such_module\n")
     error = _refused("broken.py:build", tmp_path)
-    assert "broken.py:build' does not import: ModuleNotFoundError: No module named 'no_such_module'" in error.message
+    assert (
+        "broken.py:build' does not import: ModuleNotFoundError: No module named 'no_such_module'"
+        in error.message
+    )
     assert f"{tmp_path / 'broken.py'}:2" in error.message
     assert "broken" not in sys.modules
 

@@ -1,4 +1,4 @@
-"""The stage `validate`: a good candidate passes every check; each way to be broken is told from the others."""
+"""The stage `validate`: a good candidate passes, and each way to be broken is told."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from pipelines import exported_digits, trained_digits, written
 
 from configs.schema import Ulps, ValidationConfig
-from pipelines import exported_digits, trained_digits, written
 from tasks import offline_answers
 from tasks.artifacts import Candidate, Signature, Validation
 from tasks.errors import Rejected
@@ -27,7 +27,9 @@ from tasks.validation import validate
 
 def run(candidate: Candidate, **validation: Any) -> Validation:
     """Validate it in this process."""
-    return program.run(ignore_progress, ValidationConfig(**validation), trained_digits().config.data, candidate)
+    return program.run(
+        ignore_progress, ValidationConfig(**validation), trained_digits().config.data, candidate
+    )
 
 
 def rejected(candidate: Candidate, **validation: Any) -> Rejected:
@@ -46,7 +48,7 @@ def other_answers(tmp_path: Path) -> Callable[..., Candidate]:
         answers = offline_answers.read(candidate.offline, signature)
         answers[alias] = change(answers[alias].copy())
         offline_answers.write(tmp_path / "offline", signature, answers)
-        return replace(candidate, offline=tmp_path / "offline")
+        return Candidate(candidate.path, candidate.signatures, tmp_path / "offline", candidate.samples)
 
     return make
 
@@ -146,11 +148,15 @@ def _candidate(folder: Path, build: Callable[[Any], dict[str, Any]], expected: d
         tf.compat.v1.saved_model.simple_save(session, str(folder / "candidate"), {"x": x}, build(x))
     shutil.copytree(exported_digits().offline, folder / "offline")
     offline_answers.write(folder / "offline", "serving_default", expected)
-    found: tuple[Signature, ...] = signatures(folder / "candidate", raw=list(serving_signature_defs(folder / "candidate")))
+    found: tuple[Signature, ...] = signatures(
+        folder / "candidate", raw=list(serving_signature_defs(folder / "candidate"))
+    )
     return Candidate(folder / "candidate", found, folder / "offline", 4)
 
 
-def _small(folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any]) -> tuple[Candidate, Any]:
+def _small(
+    folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any]
+) -> tuple[Candidate, Any]:
     """The same, with 4 examples whose x is [i, 1]."""
     from configs.features import FeatureSpec
     from tasks.tf_examples import serialize, write_records
@@ -197,7 +203,10 @@ def test_a_shape_that_the_signature_does_not_state() -> None:
     with tf.Graph().as_default():
         info = tf.compat.v1.saved_model.build_tensor_info(tf.compat.v1.placeholder(tf.float32, [None, 3]))
     assert _unlike_stated(info, np.zeros((5, 3), np.float32)) == ""
-    assert _unlike_stated(info, np.zeros((5, 4), np.float32)) == "the signature states float32[?,3], found float32[5, 4]"
+    assert (
+        _unlike_stated(info, np.zeros((5, 4), np.float32))
+        == "the signature states float32[?,3], found float32[5, 4]"
+    )
     assert "found int64[5, 3]" in _unlike_stated(info, np.zeros((5, 3), np.int64))
 
 

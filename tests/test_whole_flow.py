@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-
 from served_digits import ClosedLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway
 
@@ -162,7 +161,8 @@ def test_a_flow_runs_as_a_module(home: Path) -> None:
     """`python -m flows.retrain configs/digits` does the same, with an ephemeral Prefect server."""
     done = subprocess.run(
         [sys.executable, "-m", "flows.retrain", DIGITS, "--set", QUICK[0]],
-        cwd=REPOSITORY, env={**os.environ, "SLIPWAY_HOME": str(home)}, capture_output=True, text=True, timeout=240,
+        cwd=REPOSITORY, env={**os.environ, "SLIPWAY_HOME": str(home)},
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (home / "prefect").is_dir()

@@ -10,6 +10,7 @@ from typing import NoReturn, TextIO
 
 from model_server import flags, ports, runtime
 from model_server.status import StatusError, from_exception
+from model_server.stop_signals import StopSignals
 
 _USAGE_ERROR = 255
 
@@ -42,6 +43,7 @@ def main() -> int:
 
 
 def _start(command_line: flags.CommandLine) -> None:
+    stop = StopSignals()
     _log_to_stderr()
     for name in command_line.unsupported:
         _say(f"--{name}: not supported by this server yet", sys.stderr)
@@ -58,9 +60,7 @@ def _start(command_line: flags.CommandLine) -> None:
     # What the imports left lives for ever: collections after a swap need not walk through it.
     gc.collect()
     gc.freeze()
-    model_server = server.ModelServer(command_line.options, host, drain_seconds)
-    server.stop_on_signals(model_server, at_once=lambda number: os._exit(128 + number))
-    model_server.serve()
+    server.ModelServer(command_line.options, host, drain_seconds, stop.requested).serve()
 
 
 def _say(text: str, stream: TextIO = sys.stdout) -> None:

@@ -1,7 +1,6 @@
-"""Classify, Regress and MultiInference: questions put as tf.Examples.
+"""Classify and Regress: questions put as tf.Examples.
 
-Facts from tensorflow_serving/servables/tensorflow: classifier.cc, regressor.cc, util.cc,
-multi_inference.cc.
+Facts from tensorflow_serving/servables/tensorflow: classifier.cc, regressor.cc, util.cc.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
-    inference_pb2,
     input_pb2,
     model_pb2,
     regression_pb2,
@@ -22,7 +20,7 @@ from tensorflow_serving.apis import (
 
 from model_server.predict import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, fill_model_spec
 from model_server.servable import Servable
-from model_server.status import Code, StatusError, invalid_argument
+from model_server.status import invalid_argument
 from model_server.tensors import Array, type_name
 
 _MATRIX = 2  # dimensions
@@ -45,7 +43,7 @@ def classify(
     """Classes with labels and scores of each Example."""
     key, signature = _signature(servable, request.model_spec)
     question = classify_question(signature, check_method_name)
-    values, count = _answers(servable, question, request.input, timeout_seconds)
+    values, count = answers(servable, question, request.input, timeout_seconds)
     response = classification_pb2.ClassificationResponse()
     fill_classifications(response.result, servable, question, values, count)
     fill_model_spec(response.model_spec, request.model_spec, key, servable)
@@ -61,38 +59,10 @@ def regress(
     """One value for each Example."""
     key, signature = _signature(servable, request.model_spec)
     question = regress_question(signature, check_method_name)
-    values, count = _answers(servable, question, request.input, timeout_seconds)
+    values, count = answers(servable, question, request.input, timeout_seconds)
     response = regression_pb2.RegressionResponse()
     fill_regressions(response.result, servable, question, values, count)
     fill_model_spec(response.model_spec, request.model_spec, key, servable)
-    return response
-
-
-def multi_inference_spec(request: inference_pb2.MultiInferenceRequest) -> model_pb2.ModelSpec:
-    """Return the spec that the whole request is answered by: its first task's."""
-    return request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-
-
-def multi_inference(
-    servable: Servable,
-    request: inference_pb2.MultiInferenceRequest,
-    timeout_seconds: float | None,
-    check_method_name: bool,
-) -> inference_pb2.MultiInferenceResponse:
-    """Every task's result, in order, from one run of the graph."""
-    keys, questions = _questions(servable, request, check_method_name)
-    feed = next(iter(questions)).feed
-    outputs = {name: name for question in questions for name in question.outputs.values()}
-    by_name, count = _answers(servable, Question(feed, outputs), request.input, timeout_seconds)
-    response = inference_pb2.MultiInferenceResponse()
-    for task, key, question in zip(request.tasks, keys, questions, strict=True):
-        result = response.results.add()
-        fill_model_spec(result.model_spec, task.model_spec, key, servable)
-        values = {alias: by_name[name] for alias, name in question.outputs.items()}
-        if task.method_name == CLASSIFY_METHOD:
-            fill_classifications(result.classification_result, servable, question, values, count)
-        else:
-            fill_regressions(result.regression_result, servable, question, values, count)
     return response
 
 
@@ -195,7 +165,7 @@ def _signature(servable: Servable, spec: model_pb2.ModelSpec) -> tuple[str, meta
     return key, servable.signatures[key]
 
 
-def _answers(
+def answers(
     servable: Servable, question: Question, asked: input_pb2.Input, timeout_seconds: float | None
 ) -> tuple[dict[str, Array], int]:
     """Return the output tensors by alias, and the number of Examples."""
@@ -214,36 +184,6 @@ def serialized_examples(asked: input_pb2.Input) -> list[bytes]:
         context = asked.example_list_with_context.context.SerializeToString()
         return [context + each.SerializeToString() for each in asked.example_list_with_context.examples]
     return [each.SerializeToString() for each in asked.example_list.examples]
-
-
-def _questions(
-    servable: Servable, request: inference_pb2.MultiInferenceRequest, check_method_name: bool
-) -> tuple[list[str], list[Question]]:
-    keys: list[str] = []
-    questions: list[Question] = []
-    for task in request.tasks:
-        if not task.model_spec.name:
-            raise invalid_argument("Found ModelSpec with an empty model name.")
-        if task.model_spec.name != request.tasks[0].model_spec.name:
-            raise invalid_argument(
-                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
-            )
-        key = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if key in keys:
-            raise invalid_argument(f"Duplicate evaluation of signature: {key}")
-        if key not in servable.signatures:
-            raise invalid_argument(f"Requested signature not found in model graph: {key}")
-        keys.append(key)
-        questions.append(_question(task.method_name, servable.signatures[key], check_method_name))
-    return keys, questions
-
-
-def _question(method_name: str, signature: meta_graph_pb2.SignatureDef, check_method_name: bool) -> Question:
-    if method_name == CLASSIFY_METHOD:
-        return classify_question(signature, check_method_name)
-    if method_name == REGRESS_METHOD:
-        return regress_question(signature, check_method_name)
-    raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {method_name}")
 
 
 def _check_class_tensor(alias: str, value: Array, datatype: int, expected: int, count: int) -> None:

@@ -1,9 +1,8 @@
-"""The REST API, its paths and its status codes (tensorflow_serving/model_servers/http_rest_api_*.cc)."""
+"""The HTTP server of the REST API: connections, bodies, headers and status codes."""
 
 from __future__ import annotations
 
 import gzip
-import json
 import logging
 import re
 import threading
@@ -12,27 +11,16 @@ import zlib
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
-from urllib.parse import unquote
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from tensorflow_serving.apis import (
-    classification_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    regression_pb2,
-)
-
-from model_server import examples, json_requests, json_responses, metadata, predict
+from model_server import json_responses
 from model_server.catalog import Catalog
 from model_server.flags import Options
+from model_server.rest_api import RestApi
 from model_server.status import Code, StatusError, from_exception, invalid_argument
 
 _LOG = logging.getLogger(__name__)
-_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
-_INFERENCE_PATH = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)
-_STATUS_PATH = re.compile(_MODEL + r"(/metadata)?", re.IGNORECASE)
 _HTTP_STATUS = {
     Code.CANCELLED: 499,
     Code.INVALID_ARGUMENT: 400,
@@ -57,90 +45,6 @@ _IDLE_CONNECTION_SECONDS = 300
 _STOP_CHECK_SECONDS = 0.1
 
 
-class RestApi:
-    """Answers paths and bodies; knows nothing of sockets. Errors are raised as StatusError."""
-
-    def __init__(self, catalog: Catalog, options: Options) -> None:
-        self._catalog = catalog
-        self._check_method_names = options.enable_signature_method_name_check
-        milliseconds = options.rest_api_timeout_in_ms
-        self._timeout_seconds = milliseconds / 1000 if milliseconds > 0 else None
-
-    def get(self, path: str) -> bytes:
-        """Status or metadata of a model, a version or a label."""
-        if path.rstrip("/").lower() == "/v1/models":
-            raise invalid_argument("Missing model name in request.")
-        match = _STATUS_PATH.fullmatch(path)
-        if match is None:
-            raise invalid_argument(f"Malformed request: GET {path}")
-        spec = _model_spec(*match.groups()[:3])
-        return self._metadata(spec) if match[4] else self._status(spec)
-
-    def post(self, path: str, body: bytes) -> bytes:
-        """Answer an inference."""
-        match = _INFERENCE_PATH.fullmatch(path)
-        if match is None:
-            raise invalid_argument(f"Malformed request: POST {path}")
-        spec = _model_spec(*match.groups()[:3])
-        methods: dict[str, Callable[[model_pb2.ModelSpec, bytes], bytes]] = {
-            "predict": self._predict,
-            "classify": self._classify,
-            "regress": self._regress,
-        }
-        return methods[match[4].lower()](spec, body)
-
-    def _status(self, spec: model_pb2.ModelSpec) -> bytes:
-        response: get_model_status_pb2.GetModelStatusResponse = self._catalog.status(spec)
-        return _json(_with_defaults(response))
-
-    def _metadata(self, spec: model_pb2.ModelSpec) -> bytes:
-        with self._catalog.use(spec) as servable:
-            resolved = model_pb2.ModelSpec(name=spec.name)
-            resolved.version.value = servable.version
-            signatures = _with_defaults(metadata.signature_map(servable))
-        return _json(
-            {"model_spec": _with_defaults(resolved), "metadata": {metadata.SIGNATURE_DEF: signatures}}
-        )
-
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        document = json_requests.parse(body)
-        key = json_requests.signature_name(document)
-        with self._catalog.use(spec) as servable:
-            signature = servable.signatures.get(key or predict.DEFAULT_SIGNATURE)
-            if signature is None:
-                raise invalid_argument(
-                    f'Serving signature name: "{key or predict.DEFAULT_SIGNATURE}" not found in signature def'
-                )
-            asked = json_requests.predict_body(document, signature.inputs, key)
-            if self._check_method_names:
-                predict.check_method_name_of(signature)
-            outputs = predict.run(servable, signature, asked.arrays, (), self._timeout_seconds)
-        return json_responses.predictions(outputs) if asked.by_row else json_responses.outputs(outputs)
-
-    def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        request = classification_pb2.ClassificationRequest(model_spec=spec)
-        self._fill(request, body)
-        with self._catalog.use(spec) as servable:
-            response = examples.classify(servable, request, self._timeout_seconds, self._check_method_names)
-        return json_responses.classifications(response.result)
-
-    def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        request = regression_pb2.RegressionRequest(model_spec=spec)
-        self._fill(request, body)
-        with self._catalog.use(spec) as servable:
-            response = examples.regress(servable, request, self._timeout_seconds, self._check_method_names)
-        return json_responses.regressions(response.result)
-
-    def _fill(
-        self,
-        request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
-        body: bytes,
-    ) -> None:
-        document = json_requests.parse(body)
-        request.model_spec.signature_name = json_requests.signature_name(document)
-        request.input.CopyFrom(json_requests.examples_input(document))
-
-
 class RestServer(ThreadingHTTPServer):
     """HTTP/1.1 with a thread a connection, of which `rest_api_num_threads` work at one time."""
 
@@ -155,6 +59,10 @@ class RestServer(ThreadingHTTPServer):
         self.draining = False
         self._in_flight = 0
         self._idle = threading.Condition()
+
+    def server_bind(self) -> None:
+        """Bind, without HTTPServer's reverse look-up of the host's name, which may take seconds."""
+        TCPServer.server_bind(self)
 
     def start(self) -> None:
         """Accept connections, in the background."""
@@ -279,24 +187,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
-
-
-def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=unquote(name))
-    if version is not None:
-        if int(version) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
-        spec.version.value = int(version)
-    if label is not None:
-        spec.version_label = unquote(label)
-    return spec
-
-
-def _with_defaults(message: Message) -> Any:
-    return json_format.MessageToDict(
-        message, including_default_value_fields=True, preserving_proto_field_name=True
-    )
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode() + b"\n"

@@ -21,6 +21,7 @@ from tensorflow.python.saved_model import loader_impl
 from model_server.flags import Options
 from model_server.status import Code, StatusError, invalid_argument
 from model_server.tensors import Array
+from model_server.version_directories import has_saved_model
 
 # What loading reads of a MetaGraphDef's collections; the others only cost time and memory.
 _LOADER_COLLECTIONS = frozenset(
@@ -90,7 +91,7 @@ def load(directory: Path, version: int, options: Options) -> Servable:
     every request. Raises StatusError or TensorFlow's own errors; then nothing stays in memory.
     """
     tf_logging.set_verbosity(tf_logging.ERROR)
-    if not any((directory / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+    if not has_saved_model(directory):
         raise StatusError(
             Code.NOT_FOUND,
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "

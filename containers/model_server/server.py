@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -29,13 +26,13 @@ _LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 
 class ModelServer:
-    """Serves one model. `stopped` is set from a signal handler, and ends `serve`."""
+    """Serves one model from when it is loaded until `stop` is set."""
 
-    def __init__(self, options: Options, host: str, drain_seconds: float) -> None:
+    def __init__(self, options: Options, host: str, drain_seconds: float, stop: threading.Event) -> None:
         self._options = options
         self._host = host
         self._drain_seconds = drain_seconds
-        self._stopped = threading.Event()
+        self._stop = stop
         self._model = ModelVersions(
             options.model_name,
             Path(options.model_base_path),
@@ -49,15 +46,16 @@ class ModelServer:
         self._catalog = Catalog({options.model_name: self._model})
 
     def serve(self) -> None:
-        """Answer from the moment that a version is available until stop(), then drain.
+        """Answer from the moment that a version is available until told to stop, then drain.
 
         Raises StatusError where the server cannot start: a version that does not load, a port in use.
         """
         self._model.start()
+        threading.Thread(target=self._stop_looking, name="stop", daemon=True).start()
         error = self._model.wait_until_settled()
         if error is not None:
             raise self._not_available(error)
-        if self._stopped.is_set():
+        if self._stop.is_set():
             _LOG.info("stopped before a version was available")
             return
         rest = self._open_rest()
@@ -71,14 +69,12 @@ class ModelServer:
         if rest:
             rest.start()
         _LOG.info("listening: %s", ", ".join(self._addresses(rest)))
-        self._stopped.wait()
+        self._stop.wait()
         self._drain(grpc_server, health_servicer, rest)
 
-    def stop(self) -> None:
-        """End `serve`; safe to call from a signal handler."""
-        self._stopped.set()
-        # Not under the lock that the interrupted thread may hold.
-        threading.Thread(target=self._model.stop, daemon=True).start()
+    def _stop_looking(self) -> None:
+        self._stop.wait()
+        self._model.stop()
 
     def _not_available(self, error: StatusError) -> StatusError:
         number = max(status[0] for status in self._model.statuses())
@@ -146,20 +142,6 @@ class ModelServer:
             rest.drain(deadline)
         done.wait(max(0.0, deadline - time.monotonic()) + 1)
         _LOG.info("stopped")
-
-
-def stop_on_signals(server: ModelServer, at_once: Any) -> None:
-    """Drain the server at the first SIGTERM or SIGINT; at a second, call `at_once` with its number."""
-    signals: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            at_once(number)
-        server.stop()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:

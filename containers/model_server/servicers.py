@@ -19,7 +19,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from model_server import examples, metadata, predict
+from model_server import examples, metadata, multi_inference, predict
 from model_server.catalog import Catalog
 from model_server.status import Code, StatusError, from_exception, invalid_argument, truncated
 
@@ -41,11 +41,9 @@ def prediction_service(catalog: Catalog, check_method_names: bool) -> Handlers:
 
         return answered
 
-    def multi_inference(request: Any, timeout_seconds: float | None) -> Message:
-        with catalog.use(examples.multi_inference_spec(request)) as servable:
-            response: Message = examples.multi_inference(
-                servable, request, timeout_seconds, check_method_names
-            )
+    def infer_many(request: Any, timeout_seconds: float | None) -> Message:
+        with catalog.use(multi_inference.spec_of(request)) as servable:
+            response: Message = multi_inference.infer(servable, request, timeout_seconds, check_method_names)
             return response
 
     def get_model_metadata(request: Any, _: float | None) -> Message:
@@ -60,7 +58,7 @@ def prediction_service(catalog: Catalog, check_method_names: bool) -> Handlers:
             "Predict": (predict_pb2.PredictRequest, inference(predict.predict)),
             "Classify": (classification_pb2.ClassificationRequest, inference(examples.classify)),
             "Regress": (regression_pb2.RegressionRequest, inference(examples.regress)),
-            "MultiInference": (inference_pb2.MultiInferenceRequest, multi_inference),
+            "MultiInference": (inference_pb2.MultiInferenceRequest, infer_many),
             "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata),
         },
     )

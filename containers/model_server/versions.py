@@ -7,7 +7,6 @@ swap is load, then unload, and neither is ever done by a thread that answers req
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +15,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from model_server import version_directories
 from model_server.servable import Servable
 from model_server.status import Code, StatusError, from_exception
+from model_server.version_directories import Fingerprint, fingerprint
 
 _LOG = logging.getLogger(__name__)
 _REMINDER_EVERY_POLLS = 30
-_INT64 = range(-(2**63), 2**63)
-
-Fingerprint = frozenset[tuple[str, int, int]]
 
 
 class State(IntEnum):
@@ -167,7 +165,7 @@ class ModelVersions:
 
     def _poll(self) -> None:
         try:
-            found = _versions_in(self._base_path)
+            found = version_directories.find(self._base_path)
         except OSError:
             self._remind(f"Could not find base path {self._base_path} for servable {self.name}.")
             return
@@ -299,27 +297,3 @@ def servable_not_found(name: str, number: int | None) -> StatusError:
     """Say what an inference request for a model or version that is not in service gets (core/manager.h)."""
     which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
     return StatusError(Code.NOT_FOUND, f"Servable not found for request: {which}")
-
-
-def fingerprint(directory: Path) -> Fingerprint:
-    """Names, sizes in bytes and modification times of all files under `directory`; empty if it is gone."""
-    seen = set()
-    for path in directory.rglob("*"):
-        try:
-            stat = path.stat()
-        except OSError:
-            continue
-        seen.add((str(path.relative_to(directory)), stat.st_size, stat.st_mtime_ns))
-    return frozenset(seen)
-
-
-def _versions_in(base_path: Path) -> dict[int, Path]:
-    """Return the complete versions under `base_path`, by number. Raises OSError where it cannot be listed."""
-    found: dict[int, Path] = {}
-    for child in sorted(base_path.iterdir()):
-        if not re.fullmatch(r"-?[0-9]+", child.name) or int(child.name) not in _INT64:
-            continue
-        # saved_model.pb tells a version that is there from one that is being copied or has just gone
-        if any((child / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-            found.setdefault(int(child.name), child)
-    return found

@@ -34,8 +34,7 @@ def run(
     estimator = estimators.build(model, training, data, run, session_config)
     seen = seen_in_training(model, data)
     reporter, stopper = ReportProgress(progress, training), StopOnSigterm()
-    stopper.listen()
-    with explained(writes_to=run.model_dir):
+    with stopper.listening(), explained(writes_to=run.model_dir):
         estimator.train(
             lambda: training_batches(examples.train.files, seen, training),
             hooks=[reporter, stopper],
