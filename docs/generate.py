@@ -41,8 +41,7 @@ def _page() -> Iterator[str]:
 
 
 def _columns() -> Iterator[type[BaseModel]]:
-    for argument in get_args(get_args(features.FeatureColumn)[0]):
-        yield argument
+    yield from get_args(get_args(features.FeatureColumn)[0])
 
 
 def _rows(title: str, model: type[BaseModel], prefix: str, level: int = 2) -> Iterator[str]:
@@ -50,7 +49,7 @@ def _rows(title: str, model: type[BaseModel], prefix: str, level: int = 2) -> It
     yield f"{_flat(model.__doc__)}\n"
     yield "| key | type | default | meaning |\n|---|---|---|---|"
     for name, field in model.model_fields.items():
-        if name != "kind" or level == 2:
+        if name != "kind" or prefix:
             yield from _row(f"{prefix}{name}", field)
     yield ""
 
@@ -89,24 +88,22 @@ def _bound(item: Any) -> str:
 
 def _named(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is type(None):
-        return "none"
     if origin is Annotated:
-        bounds = filter(None, map(_bound, arguments[1:]))
-        return " ".join([_named(arguments[0]), *bounds])
+        return " ".join([_named(arguments[0]), *filter(None, map(_bound, arguments[1:]))])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_named(argument) for argument in arguments if argument is not type(None))
-    if origin is tuple:
-        return f"list of {_named(arguments[0])}"
-    if origin is dict:
-        return f"mapping of {_named(arguments[1])}"
+    if origin in (tuple, dict):
+        return f"list of {_named(arguments[0])}" if origin is tuple else f"mapping of {_named(arguments[1])}"
+    return _plain_name(annotation)
+
+
+def _plain_name(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}]" if annotation.__name__.endswith("Column") else "mapping"
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
-        getattr(annotation, "__name__", ""), "path" if annotation is Path else "any"
-    )
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+    return names.get(annotation, "any")
 
 
 def _default(field: FieldInfo) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +24,14 @@ app = App(
     help="Nightly train, export and serve for TensorFlow Estimators.\n\n"
     "PIPELINE is a folder that holds pipeline.yaml, or a YAML file. Exit codes: 0 done, 1 failed, "
     "2 bad usage or configuration, 3 rejected by a gate (the version before still serves).",
+    version=lambda: metadata.version("slipway"),
     version_flags=["--version"],
 )
 errors = Console(stderr=True, highlight=False)
 
 Overrides = Annotated[
     tuple[str, ...],
-    Parameter(name="--set", negative="", consume_multiple=True, help="key.path=value in place of the YAML's"),
+    Parameter(name="--set", negative="", consume_multiple=1, help="key.path=value in place of the YAML's"),
 ]
 VerdictFile = Annotated[Path | None, Parameter(name="--json", help="Also write the verdict to this file")]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log too")]

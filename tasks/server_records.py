@@ -91,7 +91,7 @@ def set_aside(record: ServerRecord) -> None:
 
 
 def settle(model_name: str) -> None:
-    """The present server is proven (or is the one of before again): forget the replaced one."""
+    """Forget the replaced server: the present one is proven, or is the one of before again."""
     _file(model_name, _REPLACED).unlink(missing_ok=True)
 
 

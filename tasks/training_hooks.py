@@ -32,7 +32,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def begin(self) -> None:
         """Find the loss that the Estimator minimises: it adds it to LOSSES last, after the user's."""
         loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
-        self._fetches = tf.estimator.SessionRunArgs([tf.compat.v1.train.get_global_step(), loss])
+        self._fetches = tf.estimator.SessionRunArgs(loss)
 
     def after_create_session(self, session: Any, _coord: Any) -> None:
         """Note the step that this process starts at."""
@@ -41,7 +41,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._started = self._reported = time.monotonic()
 
     def before_run(self, _run_context: Any) -> Any:
-        """Fetch step and loss when a report is due after this step."""
+        """Fetch the loss when a report is due after this step."""
         return self._fetches if self._is_due() else None
 
     def _is_due(self) -> bool:
@@ -56,8 +56,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         """Count the step, and report."""
         self.step += 1
         if run_values.results is not None:
-            # Fetched beside train_op, the step may or may not count this run yet: only its sum is exact.
-            self.loss = float(run_values.results[1])
+            self.loss = float(run_values.results)
             self._report()
 
     def _report(self) -> None:

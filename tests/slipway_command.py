@@ -24,6 +24,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that has ended."""
@@ -69,7 +72,7 @@ class Slipway:
         if len(arguments) > 1 and arguments[0] in ("run", "retrain"):
             self._pipelines.add(str(arguments[1]))
         return subprocess.Popen(
-            [sys.executable, "-c", "import sys; from flows.cli import main; sys.exit(main())", *map(str, arguments)],
+            [sys.executable, "-c", _MAIN, *map(str, arguments)],
             env={**self.environment, **environment}, cwd=REPOSITORY, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -16,13 +16,12 @@ import tensorflow as tf
 from pipelines import exported_digits, trained_digits, written
 
 from configs.schema import Ulps, ValidationConfig
-from tasks import offline_answers
+from tasks import offline_answers, tensorflow_process
 from tasks.artifacts import Candidate, Signature, Validation
 from tasks.errors import Rejected
 from tasks.in_tensorflow import validate as program
 from tasks.saved_models import serving_signature_defs, signatures
 from tasks.tensorflow_process import ignore_progress
-from tasks.validation import validate
 
 
 def run(candidate: Candidate, **validation: Any) -> Validation:
@@ -53,10 +52,14 @@ def other_answers(tmp_path: Path) -> Callable[..., Candidate]:
     return make
 
 
-def test_the_stage_proves_every_signature_in_every_batch_size() -> None:
-    """In a fresh process: a check for each of 4 signatures in batches of 1, 2 and all, all bit for bit."""
+def test_a_fresh_process_proves_every_signature_in_every_batch_size() -> None:
+    """A check for each of 4 signatures in batches of 1, 2 and all, all bit for bit."""
     digits = trained_digits()
-    found = validate.fn(digits.config.validation, digits.config.data, exported_digits(), digits.run)
+    found = tensorflow_process.run(
+        "validate", Validation, log=digits.run.log("validate"), prepare_next=False,
+        arguments={"validation": digits.config.validation, "data": digits.config.data,
+                   "candidate": exported_digits()},
+    )  # fmt: skip
     assert [check.name for check in found.checks if check.name.startswith("raw:")] == [
         "raw:predict in batches of 1", "raw:predict in batches of 2", "raw:predict all at once",
     ]  # fmt: skip

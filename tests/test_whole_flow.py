@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from served_digits import ClosedLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway
 
@@ -144,6 +145,42 @@ class TestGate:
         again = module_slipway.run(DIGITS, *QUICK, flow="run")
         assert again.exit_code == 0, again.output
         assert again.verdict["previous_version"] == second[0].verdict["version"]
+
+
+RANDOM_MODEL = """
+import tensorflow as tf
+
+
+def build_estimator(params, config):
+    def model_fn(features, labels, mode):
+        noise = tf.random.uniform([tf.shape(features["pixels"])[0], 10], seed=None)
+        logits = tf.compat.v1.layers.dense(features["pixels"], 10) + noise
+        output = tf.estimator.export.PredictOutput({"logits": logits})
+        step = tf.compat.v1.train.get_global_step()
+        loss = None if labels is None else tf.compat.v1.losses.sparse_softmax_cross_entropy(labels, logits)
+        optimizer = tf.compat.v1.train.GradientDescentOptimizer(0.1)
+        return tf.estimator.EstimatorSpec(
+            mode, predictions={"logits": logits}, loss=loss, export_outputs={"serving_default": output},
+            train_op=None if labels is None else optimizer.minimize(loss, global_step=step),
+        )
+    return tf.estimator.Estimator(model_fn, config=config, params=None)
+"""
+
+
+def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_path: Path) -> None:
+    """A model whose answers are not those of estimator.predict is never published; exit code 3."""
+    config = yaml.safe_load((DIGITS / "pipeline.yaml").read_text())
+    config["model"] = {"factory": "model.py:build_estimator"}
+    config["evaluation"] = {}
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "model.py").write_text(RANDOM_MODEL)
+    (tmp_path / "ingest.py").write_text((DIGITS / "ingest.py").read_text())
+    rejected = slipway.run(tmp_path, "training.max_steps=20")
+    assert rejected.exit_code == 3, rejected.output
+    last = rejected.verdict["stages"][-1]
+    assert (last["name"], last["outcome"]) == ("validate", "rejected")
+    assert not any(check["passed"] for check in rejected.verdict["checks"])
+    assert slipway.versions("digits") == []
 
 
 def test_retrain_leaves_a_candidate_and_publishes_nothing(slipway: Slipway) -> None:

@@ -89,7 +89,8 @@ class _Compared:
 
 
 def _compared(
-    name: str, ask: Ask, records: Sequence[bytes], expected: Mapping[str, NDArray[Any]], smoke_test: SmokeTestConfig,
+    name: str, ask: Ask, records: Sequence[bytes],
+    expected: Mapping[str, NDArray[Any]], smoke_test: SmokeTestConfig,
 ) -> _Compared:  # fmt: skip
     found = _Compared(name)
     found.most = comparison.limit(smoke_test.tolerance)
