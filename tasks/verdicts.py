@@ -56,5 +56,9 @@ def _shown(value: float | str | None) -> str:
 
 
 def _row(*cells: str) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(cell: str) -> str:
+    """Return the text as one cell of a table: on one line, its pipes and backslashes escaped."""
+    return " ".join(cell.splitlines()).replace("\\", "\\\\").replace("|", "\\|")

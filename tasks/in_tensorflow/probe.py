@@ -18,7 +18,7 @@ from tasks.tf_examples import read_records
 
 
 def run(
-    progress: Callable[[Mapping[str, Any]], None],
+    _progress: Callable[[Mapping[str, Any]], None],
     grpc: str, model_name: str, version: int | None, examples: Path, data: DataConfig, count: int,
     timeout_seconds: float,
 ) -> Probe:  # fmt: skip

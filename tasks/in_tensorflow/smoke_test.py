@@ -20,7 +20,7 @@ Ask = Callable[[Sequence[bytes]], Answer]
 
 
 def run(
-    progress: Callable[[Mapping[str, Any]], None],
+    _progress: Callable[[Mapping[str, Any]], None],
     endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig, run: Run,
 ) -> SmokeTest:  # fmt: skip
     """Ask every signature by every API that it has; compare every number with the offline one.

@@ -1,0 +1,180 @@
+"""Facts about `$SLIPWAY_HOME/runs/<pipeline>/`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pipelines import written
+from slipway_command import REPOSITORY
+
+from configs.loading import Pipeline, load_pipeline
+from tasks import run_folders
+from tasks.artifacts import Check
+from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.run_records import RunRecord
+
+HOLDER = """\
+import sys
+from configs.loading import load_pipeline
+from tasks import run_folders
+pipeline = load_pipeline(sys.argv[1])
+with run_folders.opened(pipeline, run_folders.describe(pipeline, "held")):
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    """A pipeline named `small`."""
+    return written(tmp_path / "pipeline", {})
+
+
+@contextmanager
+def _held(pipeline: Pipeline) -> Iterator[subprocess.Popen[str]]:
+    """Hold the pipeline's lock in another process."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(pipeline.file)], cwd=REPOSITORY, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "holding\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+class TestRunIds:
+    """Names of runs."""
+
+    def test_they_sort_by_time_wherever_clocks_are_put_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They begin with UTC, which knows no hour that summer time repeats."""
+        monkeypatch.setenv("TZ", "Pacific/Kiritimati")  # UTC+14
+        time.tzset()
+        try:
+            earliest = datetime.now(timezone.utc).replace(microsecond=0)
+            run_id = run_folders.new_run_id()
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+        named = datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=timezone.utc)
+        assert earliest <= named <= datetime.now(timezone.utc)
+
+    def test_two_of_one_second_differ(self) -> None:
+        """A random part keeps them apart."""
+        ids = {run_folders.new_run_id() for _ in range(8)}
+        assert len(ids) > 4
+        assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+
+
+class TestOpened:
+    """A run under way holds the pipeline's lock."""
+
+    def test_describing_makes_nothing(self, pipeline: Pipeline, home: Path) -> None:
+        """The folders are only named."""
+        run = run_folders.describe(pipeline, "r1")
+        assert (run.folder, run.model_base_path) == (home / "runs/small/r1", home / "models/small")
+        assert not home.exists()
+
+    def test_the_resolved_configuration_is_left(self, pipeline: Pipeline) -> None:
+        """The run's folder holds a config.yaml with every default, which is a pipeline itself."""
+        run = run_folders.describe(pipeline, "r1")
+        with run_folders.opened(pipeline, run):
+            assert run_folders.run_under_way("small") == f"run r1, pid {os.getpid()}"
+        assert run_folders.run_under_way("small") is None
+        assert load_pipeline(run.folder / "config.yaml").config == pipeline.config
+        assert yaml.safe_load((run.folder / "config.yaml").read_text())["smoke_test"]["samples"] == 64
+
+    def test_no_run_is_under_way_before_the_first(self, home: Path) -> None:
+        """Asking leaves nothing behind."""
+        assert run_folders.run_under_way("small") is None
+        assert not home.exists()
+
+    def test_a_second_run_is_refused_with_the_first_ones_id_and_pid(self, pipeline: Pipeline) -> None:
+        """It leaves no folder; the lock is free again once the first has ended, even by kill -9."""
+        second = run_folders.describe(pipeline, "r2")
+        with _held(pipeline) as holder:
+            with pytest.raises(AlreadyRunning) as refused, run_folders.opened(pipeline, second):
+                pass
+            assert refused.value.message == f"a run of small is under way (run held, pid {holder.pid})"
+            assert not second.folder.exists()
+            assert run_folders.run_under_way("small") == f"run held, pid {holder.pid}"
+            holder.send_signal(signal.SIGKILL)
+            holder.wait(10)
+            assert run_folders.run_under_way("small") is None
+            with run_folders.opened(pipeline, second):
+                assert run_folders.run_under_way("small") == f"run r2, pid {os.getpid()}"
+
+    def test_runs_of_two_pipelines_do_not_exclude_each_other(
+        self, pipeline: Pipeline, tmp_path: Path
+    ) -> None:
+        """The lock is the pipeline's."""
+        other = written(tmp_path / "other", {"name": "other"})
+        with _held(pipeline), run_folders.opened(other, run_folders.describe(other, "r1")):
+            assert run_folders.run_under_way("other") is not None
+
+    def test_an_error_frees_the_lock(self, pipeline: Pipeline) -> None:
+        """Whatever ends the run."""
+        run = run_folders.describe(pipeline, "r1")
+        with pytest.raises(KeyboardInterrupt), run_folders.opened(pipeline, run):
+            raise KeyboardInterrupt
+        assert run_folders.run_under_way("small") is None
+
+    def test_a_home_that_is_not_writable_is_told(
+        self, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The message names the folder, the hint the variable."""
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("SLIPWAY_HOME", str(tmp_path / "file"))
+        run = run_folders.describe(pipeline, "r1")
+        refusal = pytest.raises(EnvironmentFault, match=r"runs/small is not writable: Not a directory")
+        with refusal as told, run_folders.opened(pipeline, run):
+            pass
+        assert "SLIPWAY_HOME" in told.value.hint
+
+
+class TestVerdicts:
+    """`verdict.json`."""
+
+    @given(
+        st.dictionaries(st.text(max_size=5), st.floats(), max_size=3),
+        st.none() | st.text(max_size=20),
+    )
+    def test_it_is_json_that_any_reader_takes(
+        self, tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, float], message: str | None
+    ) -> None:
+        """NaN and infinities are strings: bare, they would be no JSON; and no partial file is left."""
+        file = tmp_path_factory.mktemp("verdict") / "deep" / "verdict.json"
+        record = RunRecord("small", "r1", metrics=metrics, checks=[Check("m", "m > 0", "nan", 0.0, False)])
+        record.error = ValueError(message) if message is not None else None
+        run_folders.write_verdict(record.verdict(), file)
+        read = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        assert {name: float(value) for name, value in read["metrics"].items()} == pytest.approx(
+            metrics, nan_ok=True
+        )
+        assert [child.name for child in file.parent.iterdir()] == ["verdict.json"]
+
+    def test_the_newest_one_is_the_last(self, home: Path, pipeline: Pipeline) -> None:
+        """Of a run that has not ended there is none."""
+        assert run_folders.last_verdict("small") is None
+        for run_id in ("20260102-030405-ffff", "20260102-030406-0000"):
+            run = run_folders.describe(pipeline, run_id)
+            run_folders.write_verdict(RunRecord("small", run_id).verdict(), run_folders.verdict_file(run))
+        (home / "runs" / "small" / "20270101-000000-0000").mkdir()
+        last = run_folders.last_verdict("small")
+        assert last is not None and last["run_id"] == "20260102-030406-0000"
