@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from configs.slices import Slice
 
 _SHORTHAND = re.compile(
     r"^(?P<dtype>float|float32|int64|string)(\[(?P<shape> *([0-9]+ *(, *[0-9]+ *)*)?)\])?\Z"
@@ -14,11 +16,7 @@ _SHORTHAND = re.compile(
 _SHORTHAND_HELP = "float32, int64 or string, with [64] for 64 values and [] for any number of them"
 
 
-class _Slice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FeatureSpec(_Slice):
+class FeatureSpec(Slice):
     """How one feature of a tf.Example is parsed, as in `tf.io.parse_example`.
 
     A short form says most of them: `float32[64]` is 64 floats, `int64` one integer, `string[]` any
@@ -89,7 +87,7 @@ class FeatureSpec(_Slice):
 FeatureSpecs = dict[str, FeatureSpec]
 
 
-class NumericColumn(_Slice):
+class NumericColumn(Slice):
     """`tf.feature_column.numeric_column`."""
 
     kind: Literal["numeric"]
@@ -102,7 +100,7 @@ class NumericColumn(_Slice):
     """Divides every value, after `mean` was subtracted."""
 
 
-class BucketizedColumn(_Slice):
+class BucketizedColumn(Slice):
     """`tf.feature_column.bucketized_column` of a numeric feature."""
 
     kind: Literal["bucketized"]
@@ -117,7 +115,7 @@ class BucketizedColumn(_Slice):
         return self
 
 
-class VocabularyColumn(_Slice):
+class VocabularyColumn(Slice):
     """`categorical_column_with_vocabulary_list` or `_file`. One of `values` and `file`."""
 
     kind: Literal["vocabulary"]
@@ -136,7 +134,7 @@ class VocabularyColumn(_Slice):
         return self
 
 
-class HashBucketColumn(_Slice):
+class HashBucketColumn(Slice):
     """`tf.feature_column.categorical_column_with_hash_bucket`."""
 
     kind: Literal["hash_bucket"]
@@ -145,7 +143,7 @@ class HashBucketColumn(_Slice):
     """Ids that words are hashed into."""
 
 
-class IdentityColumn(_Slice):
+class IdentityColumn(Slice):
     """`tf.feature_column.categorical_column_with_identity`: the feature is the id."""
 
     kind: Literal["identity"]
@@ -168,7 +166,7 @@ _CrossedKey = Annotated[
 ]
 
 
-class CrossedColumn(_Slice):
+class CrossedColumn(Slice):
     """`tf.feature_column.crossed_column`."""
 
     kind: Literal["crossed"]
@@ -184,7 +182,7 @@ CategoricalColumn = Annotated[
 ]
 
 
-class EmbeddingColumn(_Slice):
+class EmbeddingColumn(Slice):
     """`tf.feature_column.embedding_column`."""
 
     kind: Literal["embedding"]
@@ -194,7 +192,7 @@ class EmbeddingColumn(_Slice):
     combiner: Literal["mean", "sqrtn", "sum"] = "mean"
 
 
-class IndicatorColumn(_Slice):
+class IndicatorColumn(Slice):
     """`tf.feature_column.indicator_column`: one-hot or multi-hot."""
 
     kind: Literal["indicator"]
@@ -208,7 +206,7 @@ FeatureColumn = Annotated[
 ]  # fmt: skip
 
 
-class CombinedColumns(_Slice):
+class CombinedColumns(Slice):
     """Feature columns of a DNNLinearCombined* Estimator."""
 
     linear: tuple[FeatureColumn, ...] = ()

@@ -1,0 +1,81 @@
+"""The slice `data`: tonight's tf.Examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.features import FeatureSpecs
+from configs.slices import Reference, Slice
+
+
+class SplitConfig(Slice):
+    """Which part of tonight's examples is held out; by a hash, so the same example always lands there."""
+
+    eval: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Fraction of the examples that evaluation sees, and training never."""
+
+    sample: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Fraction of the examples kept for validation and smoke tests; training never sees them."""
+
+    by: str | None = None
+    """Feature whose value is hashed, so that (say) all examples of one user stay together; by default
+    the whole serialized example is."""
+
+    @model_validator(mode="after")
+    def _leaves_examples_for_training(self) -> SplitConfig:
+        if self.eval + self.sample >= 1:
+            raise ValueError(f"eval ({self.eval}) and sample ({self.sample}) leave nothing to train on")
+        return self
+
+
+class DataConfig(Slice):
+    """Tonight's tf.Examples: where they come from and what is in them. One of `ingest` and `files`."""
+
+    ingest: Reference | None = None
+    """Callable that writes tonight's TFRecord files: `ingest.py:write_digits`, called with the folder
+    (pathlib.Path) to write `*.tfrecord` into."""
+
+    files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Glob patterns of existing files, relative to the YAML."""
+
+    format: Literal["tfrecord", "csv"] = "tfrecord"
+    """What the files hold: TFRecords of serialized tf.Examples, or CSV with a header line (a column is
+    the feature of that name; several values in a cell are separated by `;`)."""
+
+    compression: Literal["none", "gzip"] = "none"
+    """Compression of the TFRecord files."""
+
+    features: Annotated[FeatureSpecs, Field(min_length=1)]
+    """What the model may see, at training and at serving: feature name to spec, without the label."""
+
+    label: Annotated[FeatureSpecs, Field(min_length=1)]
+    """What the model is to predict: label name to spec. More than one makes the labels a dict."""
+
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> DataConfig:
+        if (self.ingest is None) == (self.files is None):
+            raise ValueError("give exactly one of 'ingest' (a callable) and 'files' (glob patterns)")
+        if self.ingest is not None and self.format != "tfrecord":
+            raise ValueError("an 'ingest' callable writes TFRecords: 'format' must be tfrecord")
+        return self
+
+    @model_validator(mode="after")
+    def _label_is_not_served(self) -> DataConfig:
+        both = sorted(set(self.features) & set(self.label))
+        if both:
+            raise ValueError(
+                f"the label {both[0]!r} is also in 'features': it will not be there when the model is "
+                "served; remove it from 'features'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _splits_by_a_known_feature(self) -> DataConfig:
+        by, known = self.split.by, [*self.features, *self.label]
+        if by is not None and by not in known:
+            raise ValueError(f"split.by names {by!r}, which is not one of {', '.join(known)}")
+        return self

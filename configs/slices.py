@@ -1,0 +1,33 @@
+"""What every slice of the configuration is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Reference = Annotated[str, Field(pattern=r"^[^:\s]+:[A-Za-z_]\w*$")]
+"""A callable: `file.py:function`, relative to the YAML, or `package.module:function`."""
+
+
+class Slice(BaseModel):
+    """A frozen part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Ulps(Slice):
+    """Accept floats that are at most so many units in the last place apart."""
+
+    ulps: Annotated[int, Field(ge=0, le=1_000_000)]
+    """Representable floats that may lie between the two numbers, plus one; 0 is `exact`."""
+
+
+def _tolerance_form(value: Any) -> str:
+    return "Ulps" if isinstance(value, dict | Ulps) else "exact"
+
+
+Tolerance = Annotated[
+    Annotated[Literal["exact"], Tag("exact")] | Annotated[Ulps, Tag("Ulps")],
+    Discriminator(_tolerance_form),
+]
