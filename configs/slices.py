@@ -11,9 +11,9 @@ Reference = Annotated[str, Field(pattern=r"^[^:\s]+:[A-Za-z_]\w*$")]
 
 
 class Slice(BaseModel):
-    """A frozen part of the configuration; unknown keys are errors."""
+    """A frozen part of the configuration; unknown keys are errors, and so are infinite numbers and NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Ulps(Slice):
