@@ -24,7 +24,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-_MAIN = "import sys; from flows.cli import main; sys.exit(main())"
+# Started from a script in the background, a test run ignores SIGINT, and so would its children; a user's
+# terminal does not.
+_MAIN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from flows.cli import main; sys.exit(main())"
+)
+
+
+def user_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a user with this $SLIPWAY_HOME and no settings of Prefect's."""
+    # Importing a flow into the test's process has set PREFECT_HOME there.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**inherited, "SLIPWAY_HOME": str(home), "COLUMNS": "200"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Slipway:
 
     def __init__(self, home: Path, prefect_api: str | None) -> None:
         self.home = home
-        self.environment = {**os.environ, "SLIPWAY_HOME": str(home), "COLUMNS": "200"}
+        self.environment = user_environment(home)
         if prefect_api is not None:
             self.environment["PREFECT_API_URL"] = prefect_api
         self._pipelines: set[str] = set()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 from served_digits import ClosedLoop, held_out, served_accuracy
-from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway
+from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway, user_environment
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_flow_runs_as_a_module(home: Path) -> None:
     """`python -m flows.retrain configs/digits` does the same, with an ephemeral Prefect server."""
     done = subprocess.run(
         [sys.executable, "-m", "flows.retrain", DIGITS, "--set", QUICK[0]],
-        cwd=REPOSITORY, env={**os.environ, "SLIPWAY_HOME": str(home)},
+        cwd=REPOSITORY, env=user_environment(home),
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
