@@ -32,12 +32,13 @@ def prepare() -> None:
     """Set the defaults."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if not {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE"} & set(os.environ):
-        prefect_home = home() / "prefect"
-        prefect_home.mkdir(parents=True, exist_ok=True)
-        os.environ["PREFECT_HOME"] = str(prefect_home)
-        if (api := _running_ui()) is not None:
-            os.environ["PREFECT_API_URL"] = api
+    if {"PREFECT_HOME", "PREFECT_PROFILE"} & set(os.environ):
+        return
+    prefect_home = home() / "prefect"
+    prefect_home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(prefect_home)
+    if "PREFECT_API_URL" not in os.environ and (api := _running_ui()) is not None:
+        os.environ["PREFECT_API_URL"] = api
 
 
 def _running_ui() -> str | None:
@@ -46,7 +47,7 @@ def _running_ui() -> str | None:
         api = str(json.loads(ui_record().read_text())["api"])
         with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
             return api
-    except (OSError, ValueError, KeyError, http.client.HTTPException):
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return None
 
 

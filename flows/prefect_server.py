@@ -34,19 +34,20 @@ def serve(port: int) -> int:
     record = environment.ui_record()
     record.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"Prefect UI: [bold]http://127.0.0.1:{port}[/]   (Ctrl-C ends it; the runs stay)")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start"], env={**os.environ, **variables}
-    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    server: subprocess.Popen[bytes] | None = None
     try:
+        command = [sys.executable, "-m", "prefect", "server", "start"]
+        server = subprocess.Popen(command, env={**os.environ, **variables})
         record.write_text(json.dumps({"api": api, "pid": os.getpid()}))
-        signal.signal(signal.SIGTERM, _interrupt)
         return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:
         record.unlink(missing_ok=True)
-        server.terminate()
-        server.wait()
+        if server is not None:
+            server.terminate()
+            server.wait()
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -48,7 +48,9 @@ def require_writable(base: Path) -> None:
     """Make sure that versions can be made under `base`, creating it. Raises EnvironmentFault."""
     probe = base / f".probe-{os.getpid()}"
     try:
-        base.mkdir(parents=True, exist_ok=True)
+        if not base.is_dir():
+            base.mkdir(parents=True)
+            base.chmod(0o755)  # whatever the umask: the server's user must read it
         probe.mkdir()
         probe.rmdir()
     except OSError as error:

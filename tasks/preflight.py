@@ -19,6 +19,7 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
     """
     model_versions.require_writable(run.model_base_path)
     record = model_servers.running(run.pipeline)
+    server = _beside_the_yaml(server, run)
     kind, program, reason = _choose(deployment, server, record)
     return ServingTarget(
         kind=kind,
@@ -28,6 +29,13 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
         live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
         **_ports(deployment, record, run.pipeline),
     )
+
+
+def _beside_the_yaml(server: ServerConfig, run: Run) -> ServerConfig:
+    """Return `server` with its executable's path absolute: relative ones are relative to the YAML."""
+    if server.executable is None:
+        return server
+    return server.model_copy(update={"executable": run.source / server.executable.expanduser()})
 
 
 def _choose(
@@ -72,15 +80,23 @@ def _tell(line: str) -> None:
 def _ports(deployment: DeploymentConfig, record: ServerRecord | None, model_name: str) -> dict[str, int]:
     """Return the two ports: those of the running server where they will do, else free ones."""
     before = record or server_records.read(model_name)
-    ports: dict[str, int] = {}
+    own = {record.grpc_port, record.rest_port} if record else set()
     for name in ("grpc_port", "rest_port"):
-        wanted, last = getattr(deployment, name), getattr(before, name, None)
-        ours = record is not None and last == (wanted or last)
-        if wanted and not ours and (holder := model_servers.port_holder(wanted)):
-            raise EnvironmentFault(
-                f"deployment.{name} {wanted} is in use by {holder}",
-                "stop that program, name another port, or 0 to have a free one picked",
-            )
-        taken = ports.get("grpc_port")
-        ports[name] = int(last) if ours and last else model_servers.choose_port(wanted, last, taken)
-    return ports
+        _refuse_taken(name, getattr(deployment, name), own)
+    last_grpc, last_rest = (before.grpc_port, before.rest_port) if before else (None, None)
+    grpc = _port(deployment.grpc_port, last_grpc, own, not_this=deployment.rest_port)
+    return {"grpc_port": grpc, "rest_port": _port(deployment.rest_port, last_rest, own, not_this=grpc)}
+
+
+def _port(wanted: int, last: int | None, own: set[int], not_this: int) -> int:
+    if not wanted and last in own and last != not_this:
+        return int(last)
+    return model_servers.choose_port(wanted, last, not_this)
+
+
+def _refuse_taken(name: str, wanted: int, own: set[int]) -> None:
+    if wanted and wanted not in own and (holder := model_servers.port_holder(wanted)):
+        raise EnvironmentFault(
+            f"deployment.{name} {wanted} is in use by {holder}",
+            "stop that program, name another port, or 0 to have a free one picked",
+        )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from filelock import FileLock, Timeout
 from pydantic_core import to_json
@@ -24,8 +24,8 @@ _VERDICT = "verdict.json"
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-9f3a`."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`."""
+    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
 
 
 def describe(pipeline: Pipeline, run_id: str) -> Run:
@@ -99,12 +99,14 @@ def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
 
 
 def run_under_way(pipeline_name: str) -> str | None:
-    """Return the id of the run that holds the pipeline's lock; None where nobody does."""
+    """Return which run of the pipeline is under way; None where none is.
+
+    Looks at what the holder of the lock wrote, not at the lock: taking it, however shortly, could refuse
+    a run that begins just then.
+    """
     folder = runs_folder(pipeline_name)
-    if not (folder / ".lock").exists():
-        return None
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            return None
-    except Timeout:
-        return _holder(folder).strip(" ()") or "a run"
+        pid = int(json.loads((folder / ".running").read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _holder(folder).strip(" ()") if psutil.pid_exists(pid) else None

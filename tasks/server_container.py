@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ GRPC_PORT, REST_PORT = 8500, 8501
 
 _MEMORY_LIMIT = "4g"
 _PIDS_LIMIT = 512
+_UNPRIVILEGED = "65532:65532"
+"""The user of our image, model_server."""
+_READABLE_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
 _RESTARTED: Any = {"Name": "unless-stopped"}
 
 
@@ -38,19 +42,19 @@ def base_path_inside(model_name: str) -> str:
 def start(record: ServerRecord, flags: Sequence[str]) -> tuple[str, str]:
     """Start the server on the record's loopback ports; return container id and how to see its log.
 
-    It is not root where the base path's owner is not, has a read-only root file system and read-only
-    models, no capabilities, and is not removed when it ends, so that its log can be read.
+    It is not root, whatever the image says, has a read-only root file system and read-only models, no
+    capabilities, and is not removed when it ends, so that its log can be read.
     """
     client, name = engine(), container_name(record.model_name)
+    user = _user(Path(record.model_base_path))
     _remove(client, name)
-    owner = Path(record.model_base_path).stat()
     try:
         container = client.containers.run(
             record.program,
             list(flags),
             name=name,
             detach=True,
-            user=f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else None,
+            user=user,
             read_only=True,
             tmpfs={"/tmp": "size=256m"},  # noqa: S108 (inside the container)
             cap_drop=["ALL"],
@@ -69,6 +73,19 @@ def start(record: ServerRecord, flags: Sequence[str]) -> tuple[str, str]:
             f"container {name} of {record.program} did not start: {error.explanation}"
         ) from None
     return str(container.id), f"docker logs {name}"
+
+
+def _user(base: Path) -> str:
+    """Return as whom the server runs: the owner of the models, or where that is root, nobody's id."""
+    owner = base.stat()
+    if owner.st_uid:
+        return f"{owner.st_uid}:{owner.st_gid}"
+    if owner.st_mode & _READABLE_BY_OTHERS != _READABLE_BY_OTHERS:
+        raise DeployFailed(
+            f"{base} belongs to root and is closed to others: a server that is not root cannot read it",
+            f"chmod o+rx {base}",
+        )
+    return _UNPRIVILEGED
 
 
 def _models(record: ServerRecord) -> Mount:

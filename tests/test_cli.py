@@ -302,9 +302,10 @@ class TestUi:
     """`slipway ui`."""
 
     def test_a_busy_port_is_refused_with_its_holder(
-        self, home: Path, capsys: pytest.CaptureFixture[str]
+        self, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Exit code 1; the message names the program that has the port; no record is left."""
+        monkeypatch.setattr(os, "environ", dict(os.environ))  # it is prepared for Prefect: here, a copy
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -111,6 +113,21 @@ def test_a_container_that_dies_while_loading_is_told_with_its_log(
     assert "nobody" in failed.verdict["error"]["hint"]
     assert slipway.versions("digits") == []
     assert json.loads((slipway.home / "verdict.json").read_text())["outcome"] == "failed"
+
+
+def test_models_that_the_server_could_not_read_are_told(
+    engine: docker.DockerClient, slipway: Slipway, tmp_path: Path
+) -> None:
+    """A base path that is root's and closed to others is named, with what to do; nothing stays published."""
+    base = tmp_path / "closed"
+    base.mkdir(mode=0o700)
+    closed = slipway.run(DIGITS, *QUICK, "deployment.target=docker", f"export.model_base_path={base}")
+    if os.geteuid() != 0:
+        assert closed.exit_code == 0, closed.output
+        return
+    assert closed.exit_code == 1
+    assert f"chmod o+rx {base}" in closed.verdict["error"]["hint"]
+    assert not [child for child in base.iterdir() if child.name.isdigit()]
 
 
 def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClient, slipway: Slipway) -> None:

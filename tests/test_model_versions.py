@@ -147,6 +147,16 @@ def test_a_base_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert "export.model_base_path" in caught.value.hint
 
 
+def test_a_base_path_that_we_make_can_be_read_by_a_server_of_another_user(tmp_path: Path) -> None:
+    """Whatever the umask."""
+    before = os.umask(0o077)
+    try:
+        model_versions.require_writable(tmp_path / "models" / "m")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "models" / "m").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_killed_holder_frees_the_lock(base: Path) -> None:
     """A publisher that was killed with the lock held does not stop the next one."""
     holder = subprocess.Popen(

@@ -76,10 +76,10 @@ class TestRunIds:
         assert earliest <= named <= datetime.now(timezone.utc)
 
     def test_two_of_one_second_differ(self) -> None:
-        """A random part keeps them apart."""
-        ids = {run_folders.new_run_id() for _ in range(8)}
-        assert len(ids) > 4
-        assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+        """Microseconds keep them apart, and in order."""
+        ids = [run_folders.new_run_id() for _ in range(8)]
+        assert ids == sorted(set(ids))
+        assert all(re.fullmatch(r"\d{8}-\d{6}-\d{6}", run_id) for run_id in ids)
 
 
 class TestOpened:

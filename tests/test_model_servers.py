@@ -1,0 +1,529 @@
+"""Servers of models as processes: found, started, waited for, replaced, stopped. The server is a tiny one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tiny_server
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.logging import disable_run_logger
+from slipway_command import free_port
+from waiting import eventually
+
+from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig
+from tasks import deployment as deployment_stage
+from tasks import model_servers, model_status, model_versions, server_process, server_records
+from tasks.artifacts import Candidate, ModelVersion, Probe, Run, ServingTarget
+from tasks.deployment import deploy, withdraw
+from tasks.errors import DeployFailed, EnvironmentFault
+from tasks.model_servers import Deadline
+from tasks.preflight import preflight
+from tasks.publishing import publish
+from tasks.retention import retire
+from tasks.server_records import ServerRecord
+
+NOWHERE = "unix:///nonexistent/docker.sock"
+
+
+@pytest.fixture(autouse=True)
+def _stages_run_alone() -> Iterator[None]:
+    """A stage outside a flow has no run whose log it could write to."""
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A model_base_path that holds versions 7 and 8."""
+    for number in (7, 8):
+        (tmp_path / "models" / str(number)).mkdir(parents=True)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Path]:
+    """The tiny server; whatever was started of it is ended."""
+    file = tiny_server.write(tmp_path / "tiny_model_server")
+    yield file
+    for process in _servers(file):
+        process.kill()
+        process.wait(10)
+
+
+def _servers(program: Path) -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [child for child in children if child.status() != "zombie" and str(program) in child.cmdline()]
+
+
+@pytest.fixture
+def record(program: Path, base: Path) -> ServerRecord:
+    """A server of the model `small` that is not started yet."""
+    return ServerRecord("small", "process", str(program), "identity", str(base), (), free_port(), free_port())
+
+
+def _started(record: ServerRecord, *flags: str) -> ServerRecord:
+    """Start the server and wait until it answers, so that its signal handlers are in place."""
+    started = model_servers.start(replace(record, flags=flags))
+    eventually(lambda: model_status.version_statuses(started.rest, "small"))
+    return started
+
+
+class TestPorts:
+    """Ports on loopback."""
+
+    def test_a_port_that_nobody_has_has_no_holder(self) -> None:
+        """It can be bound."""
+        assert model_servers.port_holder(free_port()) is None
+
+    def test_the_holder_of_a_port_is_named(self) -> None:
+        """By the name and the pid of its process."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            holder = model_servers.port_holder(taken.getsockname()[1])
+        assert holder == f"{psutil.Process().name()} (pid {os.getpid()})"
+
+    def test_a_named_port_is_taken_as_it_is(self) -> None:
+        """Whether it is free is for preflight to say."""
+        assert model_servers.choose_port(8500, before=9000) == 8500
+
+    def test_zero_keeps_the_port_of_before_while_it_is_free(self) -> None:
+        """A client finds the next server where the last one was."""
+        before = free_port()
+        assert model_servers.choose_port(0, before) == before
+        assert model_servers.choose_port(0, before, taken=before) != before
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", before))
+            other.listen()
+            assert model_servers.choose_port(0, before) != before
+
+    def test_the_two_ports_never_coincide(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Should the kernel pick the port that gRPC was given, another is asked for."""
+        offers = iter([5001, 5001, 5002])
+
+        class Kernel(socket.socket):
+            def getsockname(self) -> tuple[str, int]:
+                return "127.0.0.1", next(offers)
+
+        monkeypatch.setattr(model_servers.socket, "socket", Kernel)
+        assert model_servers.choose_port(0, None, taken=5001) == 5002
+
+
+class TestRecords:
+    """Records of servers on disk."""
+
+    @given(
+        values=st.builds(
+            ServerRecord, model_name=st.just("small"), target=st.sampled_from(["docker", "process"]),
+            program=st.text(max_size=5), identity=st.text(max_size=5), model_base_path=st.text(max_size=5),
+            flags=st.lists(st.text(max_size=5), max_size=3).map(tuple), grpc_port=st.integers(1, 65535),
+            rest_port=st.integers(1, 65535), handle=st.text(max_size=5),
+        )
+    )  # fmt: skip
+    def test_a_record_is_read_as_it_was_written(self, values: ServerRecord) -> None:
+        """Nothing is lost on the way to disk, and no partial file stays."""
+        server_records.write(values)
+        assert server_records.read("small") == values
+        assert len(list(server_records.servers_folder().iterdir())) == 1
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"{}", b'{"flags": [], "x": 1}']
+    )
+    def test_a_corrupt_record_is_as_good_as_none(self, home: Path, content: bytes) -> None:
+        """What another release or a hand wrote stops no run."""
+        (home / "servers").mkdir(parents=True)
+        (home / "servers" / "small.json").write_bytes(content)
+        assert server_records.read("small") is None
+        assert model_servers.running("small") is None
+
+    def test_a_replaced_server_is_remembered_until_it_is_settled(self, record: ServerRecord) -> None:
+        """Beside the present one; a stopped server is no longer replaced by anything."""
+        server_records.set_aside(record)
+        server_records.write(replace(record, identity="new"))
+        assert server_records.read_replaced("small") == record
+        server_records.settle("small")
+        assert server_records.read_replaced("small") is None
+        server_records.set_aside(record)
+        server_records.mark_stopped(replace(record, handle="7:1.0"))
+        assert server_records.read_replaced("small") is None
+        stopped = server_records.read("small")
+        assert stopped is not None and (stopped.handle, stopped.rest_port) == ("", record.rest_port)
+
+
+class TestProcess:
+    """The server as a local process."""
+
+    def test_it_runs_detached_with_the_flags_of_the_official_server(self, record: ServerRecord) -> None:
+        """In a session of its own, its output in a log; the record on disk finds it."""
+        started = _started(record, "--enable_batching=true")
+        process = server_process.find(started.handle)
+        assert process is not None and os.getsid(process.pid) == process.pid
+        assert process.cmdline()[-5:] == [
+            f"--port={record.grpc_port}", f"--rest_api_port={record.rest_port}", "--model_name=small",
+            f"--model_base_path={record.model_base_path}", "--enable_batching=true",
+        ]  # fmt: skip
+        assert "serving" in Path(started.log).read_text()
+        assert model_servers.running("small") == started
+        assert started.describe() == f"process {process.pid}"
+
+    def test_a_recycled_pid_is_not_mistaken_for_it(self, record: ServerRecord) -> None:
+        """The handle holds the start time too; what is no handle finds nothing."""
+        started = _started(record)
+        pid, _, created = started.handle.partition(":")
+        assert server_process.find(f"{pid}:{float(created) - 60}") is None
+        for handle in ("", pid, "x:1", f"{pid}:x", "999999999:1.0"):
+            assert server_process.find(handle) is None
+        server_process.stop(f"{pid}:{float(created) - 60}", 5.0)
+        assert server_process.find(started.handle) is not None
+
+    def test_it_is_stopped_by_sigterm(self, record: ServerRecord) -> None:
+        """It is gone, its record says so, and stopping it again is no error."""
+        started = _started(record)
+        process = server_process.find(started.handle)
+        model_servers.stop(started)
+        assert process is not None and not process.is_running()
+        assert model_servers.running("small") is None
+        model_servers.stop(started)
+
+    def test_one_that_ignores_sigterm_is_killed(self, record: ServerRecord) -> None:
+        """After the grace that it was given."""
+        started = _started(record, "--mode=stubborn")
+        server_process.stop(started.handle, grace_seconds=0.2)
+        assert server_process.find(started.handle) is None
+
+    def test_a_killed_server_does_not_run(self, record: ServerRecord) -> None:
+        """Not even while it is a zombie that its parent has not waited for."""
+        started = _started(record)
+        os.kill(int(started.handle.split(":")[0]), signal.SIGKILL)
+        eventually(lambda: server_process.find(started.handle) is None)
+        assert not model_servers.is_alive(started)
+
+    def test_the_log_of_the_server_before_is_kept(self, record: ServerRecord) -> None:
+        """As `.log.1`: a start does not wipe what the last server said."""
+        model_servers.stop(_started(record, "--first=1"))
+        second = _started(record, "--second=1")
+        assert "--second=1" in Path(second.log).read_text()
+        assert "--first=1" in Path(f"{second.log}.1").read_text()
+
+    @pytest.mark.parametrize("content", ["no interpreter named", "#!/nonexistent/python\n"])
+    def test_a_program_that_cannot_be_run_fails_the_deployment(
+        self, record: ServerRecord, program: Path, content: str
+    ) -> None:
+        """The message names it, and what the operating system says."""
+        program.write_text(content)
+        with pytest.raises(DeployFailed, match=f"^{program} cannot be run: "):
+            model_servers.start(record)
+
+    def test_the_identity_changes_with_what_the_server_is(self, program: Path, base: Path) -> None:
+        """Program, its time, flags and base path; ours is told by its sources."""
+        server = ServerConfig(executable=program)
+        identities = [model_servers.identity("process", server, str(program), base)]
+        os.utime(program, (1, 1))
+        identities.append(model_servers.identity("process", server, str(program), base))
+        identities.append(model_servers.identity("process", server, str(program), base / "x"))
+        flagged = server.model_copy(update={"flags": {"a": True}})
+        identities.append(model_servers.identity("process", flagged, str(program), base))
+        identities.append(model_servers.identity("process", ServerConfig(), "model_server", base))
+        identities.append(model_servers.identity("docker", ServerConfig(), "model_server", base))
+        assert len(set(identities)) == 6
+        assert model_servers.identity("process", flagged, str(program), base) == identities[3]
+
+    def test_flags_are_written_as_the_official_server_reads_them(self) -> None:
+        """Sorted, true and false in lower case."""
+        server = ServerConfig(flags={"b": True, "a": 2, "c": 0.5, "d": "x y"})
+        assert model_servers.own_flags(server) == ["--a=2", "--b=true", "--c=0.5", "--d=x y"]
+
+
+class TestStatus:
+    """What a server says of its versions."""
+
+    def test_it_is_parsed(self, record: ServerRecord, base: Path) -> None:
+        """Number, state and error of each; live is the highest that is AVAILABLE."""
+        (base / "7" / "state").write_text("AVAILABLE")
+        (base / "8" / "state").write_text("END broken graph")
+        started = _started(record)
+        statuses = model_status.version_statuses(started.rest, "small")
+        assert [(status.version, status.state, status.error) for status in statuses] == [
+            (8, "END", "INTERNAL: broken graph"),
+            (7, "AVAILABLE", ""),
+        ]
+        assert model_status.live_version(started.rest, "small") == 7
+
+    def test_who_does_not_know_the_model_says_nothing(self, record: ServerRecord) -> None:
+        """Neither a 404 nor a closed port is an error: the server may be coming up."""
+        started = _started(record)
+        assert model_status.version_statuses(started.rest, "other") == ()
+        assert model_status.version_statuses(f"http://127.0.0.1:{free_port()}", "small") == ()
+        assert model_status.live_version(f"http://127.0.0.1:{free_port()}", "small") is None
+
+
+class TestWaiting:
+    """Waiting for a version to be served, with one deadline."""
+
+    def _fails(self, record: ServerRecord, tmp_path: Path, seconds: float = 30.0) -> DeployFailed:
+        with pytest.raises(DeployFailed) as failed:
+            model_servers.wait_until_live(
+                record, 8, Deadline.after(seconds), tmp_path / "logs" / "server.log"
+            )
+        assert failed.value.message.startswith(f"{record.describe()}: ")
+        assert (tmp_path / "logs" / "server.log").is_file()
+        return failed.value
+
+    def test_it_ends_when_the_version_is_available(self, record: ServerRecord, tmp_path: Path) -> None:
+        """From before the server answers at all; nothing is left on disk for it."""
+        started = model_servers.start(record)
+        model_servers.wait_until_live(started, 8, Deadline.after(30), tmp_path / "log")
+        assert model_status.live_version(started.rest, "small") == 8
+        assert not (tmp_path / "log").exists()
+
+    def test_a_version_that_cannot_be_loaded(self, record: ServerRecord, base: Path, tmp_path: Path) -> None:
+        """The server's own error is told at once, long before the deadline."""
+        (base / "8" / "state").write_text("END broken graph")
+        error = self._fails(_started(record), tmp_path)
+        assert "the server cannot load version 8: INTERNAL: broken graph" in error.message
+
+    def test_a_server_that_dies(self, record: ServerRecord, tmp_path: Path) -> None:
+        """The last lines of its log are in the hint, all of it in the run's copy."""
+        error = self._fails(model_servers.start(replace(record, flags=("--mode=dies",))), tmp_path)
+        assert "the server died while loading version 8" in error.message
+        shown = error.hint.splitlines()
+        assert shown[0] == f"its log: {tmp_path}/logs/server.log"
+        assert shown[-2:] == ["line 30", "out of cheese"]
+        assert "line 2" not in shown
+        assert "line 1\nline 2\n" in (tmp_path / "logs" / "server.log").read_text()
+
+    def test_the_deadline(self, record: ServerRecord, base: Path, tmp_path: Path) -> None:
+        """The message has its length, and what the server said last."""
+        (base / "8" / "state").write_text("LOADING")
+        (base / "7" / "state").write_text("AVAILABLE")
+        error = self._fails(_started(record), tmp_path, seconds=0.2)
+        assert "version 8 was not served within 0.2 s (8 LOADING, 7 AVAILABLE)" in error.message
+
+    def test_the_deadline_of_a_server_that_says_nothing(self, record: ServerRecord, tmp_path: Path) -> None:
+        """Alive and silent is told from dead."""
+        silent = replace(_started(record), rest_port=free_port())
+        assert "within 0.1 s (no answer)" in self._fails(silent, tmp_path, seconds=0.1).message
+
+
+@pytest.fixture
+def run(tmp_path: Path, base: Path) -> Run:
+    """A run of the pipeline `small`."""
+    return Run("small", "r1", tmp_path / "run", tmp_path, base)
+
+
+class TestPreflight:
+    """Where to serve, decided before anything is changed."""
+
+    @pytest.fixture(autouse=True)
+    def _no_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", NOWHERE)
+
+    def _target(self, run: Run, server: ServerConfig | None = None, **deployment: Any) -> ServingTarget:
+        ports = {"grpc_port": 0, "rest_port": 0}
+        return preflight.fn(DeploymentConfig(**{**ports, **deployment}), server or ServerConfig(), run)
+
+    def test_auto_without_an_engine_is_a_process(self, run: Run) -> None:
+        """The reason says that no engine answers; two free ports are picked; nothing serves yet."""
+        target = self._target(run, target="auto")
+        assert (target.kind, target.program, target.live_version) == ("process", "model_server", None)
+        assert target.reason.startswith("served by a local process: no Docker engine answers: ")
+        assert target.grpc_port != target.rest_port
+        assert "nothing serves yet" in target.proved()
+
+    def test_process_asks_no_engine(self, run: Run) -> None:
+        """It is what was configured."""
+        assert self._target(run, target="process").reason == "served by a local process, as configured"
+
+    @pytest.mark.parametrize(
+        ("target", "server"),
+        [("docker", ServerConfig()), ("auto", ServerConfig(image="tensorflow/serving:2.15.1"))],
+    )
+    def test_a_container_without_an_engine_is_an_error(
+        self, run: Run, target: str, server: ServerConfig
+    ) -> None:
+        """An image in the YAML asks for a container as `target: docker` does."""
+        with pytest.raises(EnvironmentFault, match=r"^no Docker engine answers: ") as refused:
+            self._target(run, server, target=target)
+        assert "set deployment.target to process (or auto)" in refused.value.hint
+
+    def test_an_executable_is_a_process(self, run: Run, program: Path) -> None:
+        """Whatever engine there is; it must be a program that can be run."""
+        target = self._target(run, ServerConfig(executable=program), target="auto")
+        assert (target.kind, target.program) == ("process", str(program))
+        program.chmod(0o644)
+        for wrong in (program, program.parent, program.parent / "missing"):
+            with pytest.raises(EnvironmentFault, match=f"^server.executable {wrong} is not a program"):
+                self._target(run, ServerConfig(executable=wrong))
+
+    def test_a_relative_executable_is_beside_the_yaml(self, run: Run, program: Path) -> None:
+        """As every other path in the YAML."""
+        relative = os.path.relpath(program, run.source)
+        target = self._target(run, ServerConfig(executable=Path(relative)))
+        assert Path(target.program).resolve() == program.resolve()
+
+    def test_a_server_may_swap_its_own_ports(self, run: Run, record: ServerRecord) -> None:
+        """Neither is in use by somebody else."""
+        started = _started(record)
+        target = self._target(run, grpc_port=started.rest_port, rest_port=started.grpc_port)
+        assert (target.grpc_port, target.rest_port) == (started.rest_port, started.grpc_port)
+
+    def test_a_port_that_is_asked_for_is_not_picked_for_the_other(
+        self, run: Run, record: ServerRecord
+    ) -> None:
+        """Even where it was the other's before."""
+        started = _started(record)
+        target = self._target(run, rest_port=started.grpc_port)
+        assert target.rest_port == started.grpc_port != target.grpc_port
+
+    def test_a_running_process_is_kept(self, run: Run, record: ServerRecord) -> None:
+        """With auto the next run goes where the last one went: same ports, and its version is asked."""
+        started = _started(record)
+        target = self._target(run, target="auto")
+        assert (target.kind, target.reason) == ("process", "the server that runs is a local process")
+        assert (target.grpc_port, target.rest_port) == (started.grpc_port, started.rest_port)
+        assert target.live_version == 8
+
+    def test_the_ports_of_a_stopped_server_are_kept(self, run: Run, record: ServerRecord) -> None:
+        """Clients need not be told anew."""
+        server_records.mark_stopped(record)
+        target = self._target(run, target="process")
+        assert (target.grpc_port, target.rest_port) == (record.grpc_port, record.rest_port)
+
+
+def _data() -> DataConfig:
+    return DataConfig(files=("x",), features={"x": "int64"}, label={"y": "int64"})  # type: ignore[dict-item]
+
+
+class TestDeployment:
+    """Deploy and withdraw, with real processes."""
+
+    DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        """What the version of before is asked: the tiny server has no gRPC to ask by."""
+        asked: list[dict[str, Any]] = []
+
+        def probe(name: str, result: type, *, log: Path, arguments: dict[str, Any], **_: Any) -> Probe:
+            asked.append({"stage": name, **arguments})
+            return Probe(arguments["version"], ())
+
+        monkeypatch.setattr(deployment_stage.tensorflow_process, "run", probe)
+        return asked
+
+    def _deploy(self, run: Run, version: ModelVersion, program: Path, **flags: Any) -> Any:
+        server = ServerConfig(executable=program, flags=flags)
+        target = preflight.fn(self.DEPLOYMENT, server, run)
+        return deploy.fn(version, target, self.DEPLOYMENT, server, run)
+
+    def _withdraw(self, run: Run, version: ModelVersion) -> Any:
+        candidate = Candidate(run.folder, (), run.folder / "offline", 0)
+        return withdraw.fn(version, candidate, self.DEPLOYMENT, _data(), run)
+
+    def test_the_next_version_swaps_into_the_running_server(
+        self, run: Run, base: Path, program: Path
+    ) -> None:
+        """The first deploy starts the server, the second reuses it, at the same address."""
+        first = self._deploy(run, ModelVersion(8, base / "8"), program)
+        (base / "9").mkdir()
+        second = self._deploy(run, ModelVersion(9, base / "9", previous=8), program)
+        assert (first.started, second.started) == (True, False)
+        assert (first.version, second.version) == (8, 9)
+        assert (first.grpc, first.rest, first.server) == (second.grpc, second.rest, second.server)
+        assert len(_servers(program)) == 1
+
+    def test_changed_flags_replace_the_server_and_a_withdrawal_brings_it_back(
+        self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]
+    ) -> None:
+        """At the same address; the old server answers with the version of before, and was asked for it."""
+        old = self._deploy(run, ModelVersion(8, base / "8"), program, a=1)
+        (base / "9").mkdir()
+        version = ModelVersion(9, base / "9", previous=8)
+        new = self._deploy(run, version, program, a=2)
+        assert new.started and (new.grpc, new.rest) == (old.grpc, old.rest)
+        (process,) = _servers(program)
+        assert process.cmdline()[-1] == "--a=2"
+        withdrawal = self._withdraw(run, version)
+        (process,) = _servers(program)
+        assert process.cmdline()[-1] == "--a=1"
+        assert withdrawal.serving == model_status.live_version(old.rest, "small") == 8
+        assert [(ask["stage"], ask["version"], ask["grpc"]) for ask in asked] == [("probe", 8, old.grpc)]
+        assert server_records.read_replaced("small") is None
+        assert list(model_versions.versions(base)) == [7, 8]
+
+    def test_a_new_server_that_dies_makes_way_for_the_old_one(
+        self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]
+    ) -> None:
+        """The failed deploy tells why; after the withdrawal the old server answers as before."""
+        old = self._deploy(run, ModelVersion(8, base / "8"), program)
+        (base / "9").mkdir()
+        version = ModelVersion(9, base / "9", previous=8)
+        with pytest.raises(DeployFailed, match="the server died while loading version 9"):
+            self._deploy(run, version, program, mode="dies")
+        assert self._withdraw(run, version).serving == 8
+        running = model_servers.running("small")
+        assert running is not None and running.flags == ()
+        assert (running.rest, asked[0]["version"]) == (old.rest, 8)
+
+    def test_withdrawing_the_first_version_stops_the_server(
+        self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]
+    ) -> None:
+        """There is nothing that it could answer with; nobody is asked."""
+        self._deploy(run, ModelVersion(8, base / "8"), program)
+        withdrawal = self._withdraw(run, ModelVersion(8, base / "8", previous=None))
+        assert withdrawal.serving is None
+        assert "the server is stopped" in withdrawal.proved()
+        assert _servers(program) == [] == asked
+        assert model_servers.running("small") is None
+
+    def test_withdrawing_twice_is_withdrawing_once(
+        self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]
+    ) -> None:
+        """What was interrupted half-way is done again without harm; a server that died is started."""
+        self._deploy(run, ModelVersion(8, base / "8", previous=7), program)
+        assert self._withdraw(run, ModelVersion(8, base / "8", previous=7)).serving == 7
+        (process,) = _servers(program)
+        process.kill()
+        process.wait(10)
+        assert self._withdraw(run, ModelVersion(8, base / "8", previous=7)).serving == 7
+        assert len(_servers(program)) == 1
+
+    def test_without_any_server_a_withdrawal_says_so(self, run: Run, base: Path) -> None:
+        """The version is hidden all the same."""
+        with pytest.raises(DeployFailed, match="no server of small runs"):
+            self._withdraw(run, ModelVersion(8, base / "8", previous=7))
+        assert list(model_versions.versions(base)) == [7]
+
+
+class TestPublishAndRetire:
+    """The stages around `model_versions`."""
+
+    @pytest.mark.parametrize(("live", "previous"), [(7, 7), (None, 8)])
+    def test_the_version_before_is_what_was_live(
+        self, run: Run, base: Path, live: int | None, previous: int
+    ) -> None:
+        """Or the highest on disk where no server ran."""
+        candidate = model_versions.candidate_folder(base, "r1")
+        candidate.mkdir()
+        (candidate / "saved_model.pb").write_bytes(b"graph")
+        export = ExportConfig(version_names="sequential")
+        version = publish.fn(Candidate(candidate, (), base, 0), export, live, run)
+        assert (version.number, version.path, version.previous) == (9, base / "0009", previous)
+
+    def test_the_live_version_and_the_one_before_stay(self, run: Run, base: Path) -> None:
+        """However old they are."""
+        for number in range(1, 7):
+            (base / str(number)).mkdir()
+        retention = retire.fn(ModelVersion(5, base / "5", previous=2), ExportConfig(keep_versions=2), run)
+        assert retention.kept == (2, 5, 7, 8)
+        assert retention.removed == (1, 3, 4, 6)
+        assert retention.proved() == "4 version(s) on disk, 4 removed"
