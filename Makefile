@@ -9,7 +9,7 @@ PIPELINE ?= configs/digits
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: install  ## train, export, prove and serve real handwritten digits; again, to swap in a new version
@@ -41,6 +41,10 @@ check: install  ## ruff, mypy --strict, import-linter, and that generated docs a
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python docs/generate.py --check
+
+.PHONY: bench-training
+bench-training: install  ## measure training through Slipway beside the same Estimator called bare (minutes)
+	@$(BIN)/python benchmarks/training.py
 
 .PHONY: format
 format: install  ## let ruff format and sort

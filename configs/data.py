@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.features import FeatureSpecs
+from configs.features import FeatureSpecs, stored_in_examples
 from configs.slices import Reference, Slice
 
 
@@ -65,7 +65,7 @@ class DataConfig(Slice):
 
     @model_validator(mode="after")
     def _label_is_not_served(self) -> DataConfig:
-        both = sorted(set(self.features) & set(self.label))
+        both = sorted(set(stored_in_examples(self.features)) & set(stored_in_examples(self.label)))
         if both:
             raise ValueError(
                 f"the label {both[0]!r} is also in 'features': it will not be there when the model is "
@@ -75,7 +75,7 @@ class DataConfig(Slice):
 
     @model_validator(mode="after")
     def _splits_by_a_known_feature(self) -> DataConfig:
-        by, known = self.split.by, [*self.features, *self.label]
+        by, known = self.split.by, list(stored_in_examples({**self.features, **self.label}))
         if by is not None and by not in known:
             raise ValueError(f"split.by names {by!r}, which is not one of {', '.join(known)}")
         return self

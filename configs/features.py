@@ -31,18 +31,27 @@ class FeatureSpec(Slice):
         }
     )
 
-    kind: Literal["fixed_len", "var_len", "fixed_len_sequence"] = "fixed_len"
-    """FixedLenFeature (dense, `shape` values), VarLenFeature (sparse, any number), or
-    FixedLenSequenceFeature (dense, padded to the longest of the batch)."""
+    kind: Literal["fixed_len", "var_len", "fixed_len_sequence", "sparse", "ragged"] = "fixed_len"
+    """FixedLenFeature (dense, `shape` values), VarLenFeature (sparse, any number),
+    FixedLenSequenceFeature (dense, padded to the longest of the batch), SparseFeature (sparse, made of
+    indices and values) or RaggedFeature (ragged, any number; feature columns do not take it)."""
 
     dtype: Literal["float32", "int64", "string"]
     """The three types that a tf.Example holds."""
 
     shape: tuple[PositiveInt, ...] = ()
-    """Shape of one value without the batch dimension; () is a scalar."""
+    """Shape of one value without the batch dimension; () is a scalar. Of a sparse feature its `size`."""
 
     default: float | int | str | None = None
     """Value of a fixed_len feature that an example lacks; without one a missing value is an error."""
+
+    index_key: str | tuple[str, ...] | None = None
+    """Of a sparse feature: the int64 feature(s) of the example that hold the indices, one for each
+    dimension of `shape`."""
+
+    value_key: str | None = None
+    """Feature of the example that holds the values of a sparse feature; of a ragged one, where it is not
+    of the same name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,16 +73,44 @@ class FeatureSpec(Slice):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> FeatureSpec:
-        if self.kind == "var_len" and self.shape:
-            raise ValueError("a var_len feature has no shape")
+        if self.kind in ("var_len", "ragged") and self.shape:
+            raise ValueError(f"a {self.kind} feature has no shape")
+        self._keys_fit_kind()
         if self.default is not None:
-            if self.kind == "var_len":
-                raise ValueError("a var_len feature has no default: missing is empty")
+            if self.kind not in ("fixed_len", "fixed_len_sequence"):
+                raise ValueError(f"a {self.kind} feature has no default: missing is empty")
             if isinstance(self.default, str) != (self.dtype == "string"):
                 raise ValueError(f"default {self.default!r} is not a {self.dtype}")
             if self.dtype == "int64" and not isinstance(self.default, int):
                 raise ValueError(f"default {self.default!r} is not an int64")
         return self
+
+    def _keys_fit_kind(self) -> None:
+        if self.kind == "sparse":
+            if not self.index_keys or self.value_key is None or len(self.index_keys) != len(self.shape):
+                raise ValueError("a sparse feature needs value_key, index_key, and a shape of as many sizes")
+        elif self.index_key is not None:
+            raise ValueError(f"index_key is of sparse features, and this one is {self.kind}")
+        if self.value_key is not None and self.kind not in ("sparse", "ragged"):
+            raise ValueError(f"value_key is of sparse and ragged features, and this one is {self.kind}")
+
+    @property
+    def index_keys(self) -> tuple[str, ...]:
+        """The features of an example that hold the indices of a sparse one."""
+        return (self.index_key,) if isinstance(self.index_key, str) else self.index_key or ()
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is parsed into a plain tensor."""
+        return self.kind in ("fixed_len", "fixed_len_sequence")
+
+    def stored(self, name: str) -> dict[str, FeatureSpec]:
+        """Return what an example holds for the feature `name`: it is the feature, or makes it up."""
+        if self.kind not in ("sparse", "ragged"):
+            return {name: self}
+        values = FeatureSpec(dtype=self.dtype, kind="var_len")
+        indices = {key: FeatureSpec(dtype="int64", kind="var_len") for key in self.index_keys}
+        return {**indices, self.value_key or name: values}
 
     @property
     def size(self) -> int:
@@ -85,6 +122,11 @@ class FeatureSpec(Slice):
 
 
 FeatureSpecs = dict[str, FeatureSpec]
+
+
+def stored_in_examples(specs: FeatureSpecs) -> FeatureSpecs:
+    """Return the specs of what a tf.Example holds, by the names that it has there."""
+    return {key: stored for name, spec in specs.items() for key, stored in spec.stored(name).items()}
 
 
 class NumericColumn(Slice):

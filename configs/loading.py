@@ -253,7 +253,9 @@ def _valid_keys(detail: ErrorDetails) -> list[str]:
     model: Any = PipelineConfig
     for step in detail["loc"][:-1]:
         model = _step_into(model, step)
-    return sorted(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    models = list(_models_in(model))
+    fields = models[0].model_fields if len(models) == 1 else {}
+    return sorted(field.alias or name for name, field in fields.items())
 
 
 def _step_into(annotation: Any, step: Key) -> Any:

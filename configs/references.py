@@ -1,4 +1,4 @@
-"""Does a callable that the YAML names exist? Answered by reading the file, without importing anything."""
+"""Does what the YAML names exist? Answered by reading the files, without importing anything."""
 
 from __future__ import annotations
 
@@ -13,18 +13,31 @@ from configs.loading import Pipeline
 def require_callables(pipeline: Pipeline) -> None:
     """Raise ConfigError unless each `file.py:function` in the YAML names a file that defines it.
 
-    What `package.module:function` names is known only once it is imported, where it is used.
+    So do extra assets that are not there. What `package.module:function` names is known only
+    once it is imported, where it is used.
     """
     data, model = pipeline.config.data, pipeline.config.model
-    for key, reference in (("data.ingest", data.ingest), ("model.factory", model.factory)):
+    named = [
+        ("data.ingest", data.ingest), ("model.factory", model.factory), ("model.graph", model.graph),
+        ("model.preprocess", model.preprocess),
+        *(("export.receivers", receiver) for receiver in pipeline.config.export.receivers),
+    ]  # fmt: skip
+    for key, reference in named:
         file, _, function = (reference or "").rpartition(":")
         if file.endswith(".py"):
             _require(pipeline.folder / file, function, f"{pipeline.file}: '{key}' = {reference!r}")
+    for destination, asset in pipeline.config.export.assets_extra.items():
+        place = f"{pipeline.file}: 'export.assets_extra.{destination}' = {asset!r}"
+        _require_file(pipeline.folder / asset, place)
+
+
+def _require_file(file: Path, place: str) -> None:
+    if not file.is_file():
+        raise ConfigError(f"{place}: no such file: {file}", "the path is relative to the YAML")
 
 
 def _require(file: Path, function: str, place: str) -> None:
-    if not file.is_file():
-        raise ConfigError(f"{place}: no such file: {file}", "the path is relative to the YAML")
+    _require_file(file, place)
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except (SyntaxError, ValueError) as error:  # ValueError: not UTF-8, or null bytes

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from configs.data import DataConfig, SplitConfig
-from configs.export import ExportConfig, ValidationConfig
+from configs.export import ExportConfig, ValidationConfig, ValidationInput
 from configs.home import default_model_base_path
 from configs.model import ModelConfig
 from configs.serving import OWN_FLAGS, DeploymentConfig, ServerConfig, SmokeTestConfig
@@ -35,6 +35,7 @@ __all__ = [
     "TrainingConfig",
     "Ulps",
     "ValidationConfig",
+    "ValidationInput",
 ]
 
 
@@ -60,6 +61,18 @@ class PipelineConfig(Slice):
             raise ValueError("server.image needs deployment.target docker or auto, not process")
         if self.server.executable is not None and self.deployment.target == "docker":
             raise ValueError("server.executable needs deployment.target process or auto, not docker")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_best_checkpoint(self) -> PipelineConfig:
+        if self.export.checkpoint == "best" and self.training.best_checkpoint is None:
+            raise ValueError("export.checkpoint best needs training.best_checkpoint: {metric, goal}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_graph_for_its_meta_graphs(self) -> PipelineConfig:
+        if self.model.graph is None and self.export.meta_graphs != (("serve",),):
+            raise ValueError("export.meta_graphs are of a graph: they need model.graph")
         return self
 
     @property

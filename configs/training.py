@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from configs.accelerators import Accelerator, Strategy
+from configs.cluster import ClusterConfig
 from configs.slices import Slice
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A Python regular expression, found anywhere in a variable's name; `^` and `$` anchor it."""
+
+
+class WarmStartConfig(Slice):
+    """Values that variables begin with, in place of their initializers, where training begins afresh."""
+
+    from_: Annotated[str, Field(alias="from", min_length=1)]
+    """Where they come from: `serving`, the version now served (none yet: a fresh start); or a checkpoint's
+    prefix, a model_dir or a SavedModel's folder, relative to the YAML."""
+
+    include: tuple[Pattern, ...] = ()
+    """Names of the model's variables to restore. By default all that the checkpoint has, but the
+    optimizer's and global_step: these only where an entry is exactly their name."""
+
+    exclude: tuple[Pattern, ...] = ()
+    """Names of the model's variables that are initialised all the same."""
+
+    rename: dict[str, str] = {}
+    """Name in the checkpoint to name in the model, for variables whose names differ."""
+
+
+class BestCheckpointConfig(Slice):
+    """The best checkpoint is kept, whatever `keep_checkpoint_max` removes."""
+
+    metric: Annotated[str, Field(min_length=1)]
+    """A metric of the eval split, as the Estimator reports it; measured at each checkpoint."""
+
+    goal: Literal["max", "min"]
+    """Which is better: the largest or the smallest."""
 
 
 class TrainingConfig(Slice):
@@ -16,7 +59,7 @@ class TrainingConfig(Slice):
     """Global step at which training ends. A total: resumed training goes on up to it."""
 
     batch_size: PositiveInt = 128
-    """Examples a step."""
+    """Examples a step: those of all replicas of a synchronous strategy together."""
 
     save_checkpoints_steps: PositiveInt | None = None
     """Steps between checkpoints. By default a tenth of max_steps, unless save_checkpoints_secs is set."""
@@ -36,14 +79,45 @@ class TrainingConfig(Slice):
     shuffle_buffer: PositiveInt = 10_000
     """Examples among which the next batch is drawn."""
 
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """`gpu` fails before training starts where there is none; `auto` takes one where there is."""
+    accelerator: Accelerator = "auto"
+    """`gpu` fails before training starts where there is none; `auto` takes one where there is. A mapping
+    says more: {device: gpu, gpus: [0, 1], memory_growth: true, memory_limit_mb: 4096}."""
 
-    gpu_memory_growth: bool = True
-    """Let TensorFlow take GPU memory as it needs it, instead of all of it at once."""
+    strategy: Strategy = "none"
+    """How the model is shared among devices, as tf.distribute has it."""
+
+    cluster: ClusterConfig | None = None
+    """Several processes that train one model: {workers: 2, parameter_servers: 1}. By default one."""
 
     seed: int = 1
     """Seed of TensorFlow's random numbers and of the order of the examples."""
+
+    deterministic: bool = False
+    """Bit-identical variables, killed and resumed or not: the batch of a step depends on seed, epoch and
+    step only, and TensorFlow's ops are deterministic. Costs some speed. Random ops inside the model, such
+    as dropout, must be the stateless ones, seeded by the global step: no checkpoint holds another's state."""
+
+    stall_timeout_seconds: PositiveFloat = 600.0
+    """Without a new step for so long, the trainer is killed, and training goes on from its last checkpoint.
+    What comes before the first step (building the graph, filling shuffle_buffer) counts as well."""
+
+    best_checkpoint: BestCheckpointConfig | None = None
+    """`{metric: accuracy, goal: max}` keeps the best checkpoint in the run's checkpoints/best; see
+    export.checkpoint."""
+
+    warm_start: WarmStartConfig | None = None
+    """Variables that begin with values of another model: {from: serving | PATH, include, exclude, rename}."""
+
+    @model_validator(mode="after")
+    def _cluster_fits_strategy(self) -> TrainingConfig:
+        if self.cluster is not None and (problem := self.cluster.problem_with(self.strategy)):
+            raise ValueError(problem)
+        if self.cluster is not None and self.deterministic:
+            raise ValueError("deterministic needs one process: workers of a cluster race each other")
+        if self.strategy in ("mirrored", "multi_worker_mirrored") and self.warm_start is not None:
+            reason = "of a variable's copies, only the first would begin with the restored value"
+            raise ValueError(f"warm_start and strategy {self.strategy} exclude each other: {reason}")
+        return self
 
     @model_validator(mode="after")
     def _saves_by_one_clock(self) -> TrainingConfig:

@@ -55,21 +55,34 @@ def _rows(title: str, model: type[BaseModel], prefix: str, level: int = 2) -> It
 
 
 def _row(key: str, field: FieldInfo) -> Iterator[str]:
-    inner = _slice_in(field.annotation)
+    annotation = _mapping_form(field.annotation)
+    inner = _slice_in(annotation)
     meaning = _flat(field.description) or _flat(inner.__doc__ if inner else "")
     yield f"| `{key}` | {_type(field)} | {_default(field)} | {meaning} |"
-    nested = isinstance(field.annotation, type) and "." in key
-    if inner is not None and (nested or key.endswith(("features", "label", "thresholds"))):
-        below = key if nested else f"{key}.<name>"
+    nested = isinstance(annotation, type) and "." in key
+    listed = get_origin(annotation) is tuple
+    if inner is not None and (nested or listed or key.endswith(("features", "label", "thresholds"))):
+        below = key if nested else f"{key}[]" if listed else f"{key}.<name>"
         for name, child in inner.model_fields.items():
-            yield from _row(f"{below}.{name}", child)
+            yield from _row(f"{below}.{child.alias or name}", child)
+
+
+def _mapping_form(annotation: Any) -> Any:
+    """Return the one slice among the forms of a union, such as `X | None`; any other annotation as it is."""
+    if get_origin(annotation) not in (typing.Union, types.UnionType):
+        return annotation
+    forms = [get_args(form)[0] if get_origin(form) is Annotated else form for form in get_args(annotation)]
+    slices = [form for form in forms if isinstance(form, type) and issubclass(form, BaseModel)]
+    return slices[0] if len(slices) == 1 else annotation
 
 
 def _slice_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     found = (
-        [_slice_in(argument) for argument in get_args(annotation)] if get_origin(annotation) is dict else []
+        [_slice_in(argument) for argument in get_args(annotation)]
+        if get_origin(annotation) in (dict, tuple)
+        else []
     )
     return next((model for model in found if model is not None), None)
 
@@ -112,7 +125,8 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, BaseModel) or field.default in (None, {}):
         return ""
     if isinstance(field.default, tuple):
-        return f"`[{', '.join(map(str, field.default))}]`"
+        items = (f"[{', '.join(item)}]" if isinstance(item, tuple) else str(item) for item in field.default)
+        return f"`[{', '.join(items)}]`"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 

@@ -34,27 +34,47 @@ Overrides = Annotated[
     Parameter(name="--set", negative="", consume_multiple=1, help="key.path=value in place of the YAML's"),
 ]
 VerdictFile = Annotated[Path | None, Parameter(name="--json", help="Also write the verdict to this file")]
+RunToResume = Annotated[
+    str | None, Parameter(help="With --resume: which run; by default the newest that did not come to its end")
+]
+Resume = Annotated[
+    bool, Parameter(name="--resume", negative="", help="Go on with a run that failed, was killed or stopped")
+]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log too")]
 
 
 @app.command
 def run(
-    pipeline: str, *, overrides: Overrides = (), json_file: VerdictFile = None, verbose: Verbose = False
+    pipeline: str,
+    run_id: RunToResume = None,
+    *,
+    resume: Resume = False,
+    overrides: Overrides = (),
+    json_file: VerdictFile = None,
+    verbose: Verbose = False,
 ) -> int:
     """Train, export, prove and deploy: the whole chain, once, now."""
     from flows import terminal
 
-    return terminal.run_flow("retrain_and_deploy", pipeline, _parsed(overrides), json_file, verbose)
+    which = _to_resume(run_id, resume)
+    return terminal.run_flow("retrain_and_deploy", pipeline, _parsed(overrides), json_file, verbose, which)
 
 
 @app.command
 def retrain(
-    pipeline: str, *, overrides: Overrides = (), json_file: VerdictFile = None, verbose: Verbose = False
+    pipeline: str,
+    run_id: RunToResume = None,
+    *,
+    resume: Resume = False,
+    overrides: Overrides = (),
+    json_file: VerdictFile = None,
+    verbose: Verbose = False,
 ) -> int:
     """Train, export and prove, but publish nothing: a candidate is left."""
     from flows import terminal
 
-    return terminal.run_flow("retrain", pipeline, _parsed(overrides), json_file, verbose)
+    which = _to_resume(run_id, resume)
+    return terminal.run_flow("retrain", pipeline, _parsed(overrides), json_file, verbose, which)
 
 
 @app.command
@@ -107,6 +127,20 @@ def ask(
 
 
 @app.command
+def inspect(
+    path: Path,
+    *,
+    values: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, negative="", help="Variables whose values to show")
+    ] = (),
+) -> int:
+    """Show what a checkpoint (variables, dtypes, shapes) or a SavedModel (tags, signatures, assets) holds."""
+    from flows import terminal
+
+    return terminal.inspect(path, values)
+
+
+@app.command
 def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
     """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
     from flows import prefect_server
@@ -116,6 +150,13 @@ def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
     return dict(parse_override(text) for text in overrides)
+
+
+def _to_resume(run_id: str | None, resume: bool) -> str | None:
+    """Return what `recorded_run` takes as `resume`."""
+    if run_id is not None and not resume:
+        raise ConfigError(f"{run_id!r}: a run is named only to be resumed", "add --resume, or leave it out")
+    return (run_id or "newest") if resume else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,7 +36,7 @@ _ONCE_MORE: dict[str, Any] = {
     "retry_condition_fn": may_succeed_again,
 }
 # A trainer that died goes on from its last checkpoint, so that trying again is cheap.
-_AND_AGAIN: dict[str, Any] = {**_ONCE_MORE, "retries": 3, "retry_delay_seconds": [1, 10, 60]}
+_AND_AGAIN: dict[str, Any] = {**_ONCE_MORE, "retries": 4, "retry_delay_seconds": [1, 2, 5, 60]}
 
 ingest = ingestion.ingest.with_options(**_ONCE_MORE)
 train = training.train.with_options(**_AND_AGAIN)

@@ -24,7 +24,10 @@ from tasks.smoke_testing import smoke_test
 
 @flow(name="retrain-and-deploy", flow_run_name=run_name)
 def retrain_and_deploy(
-    pipeline: str, overrides: dict[str, Any] | None = None, run_id: str | None = None
+    pipeline: str,
+    overrides: dict[str, Any] | None = None,
+    run_id: str | None = None,
+    resume: str | None = None,
 ) -> State[Any]:
     """Train tonight's model and, if every gate passes, serve it. The state is named after the outcome.
 
@@ -32,13 +35,24 @@ def retrain_and_deploy(
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
         overrides: key path to value, in place of what the YAML says, such as {"training.max_steps": 500}.
         run_id: name of the run's folder; by default the time and a random part.
+        resume: id of a run that did not come to its end, or `newest`: it goes on, and no new one begins.
     """
-    with recorded_run(pipeline, overrides, run_id) as this:
+    with recorded_run(pipeline, overrides, run_id, resume) as this:
         config, run = this.config, this.run
         target = preflight(config.deployment, config.server, run)
         examples = ingest(config.data, run)
-        checkpoint = train(config.model, config.training, config.data, examples, run)
-        evaluate(config.model, config.training, config.evaluation, config.data, examples, checkpoint, run)
+        checkpoint = train(
+            config.model,
+            config.training,
+            config.evaluation,
+            config.data,
+            config.export.checkpoint,
+            examples,
+            run,
+        )
+        evaluated = evaluate(
+            config.model, config.training, config.evaluation, config.data, examples, checkpoint, run
+        )
         candidate = export(
             config.model,
             config.training,
@@ -46,6 +60,7 @@ def retrain_and_deploy(
             config.data,
             examples,
             checkpoint,
+            evaluated,
             config.samples,
             run,
         )

@@ -6,8 +6,9 @@ import importlib
 import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from tasks import (
     server_records,
     tensorflow_process,
 )
-from tasks.artifacts import Probe, Verdict
+from tasks.artifacts import Inspection, Probe, Verdict
+from tasks.resumable_runs import resumption
 
 console = Console(highlight=False)
 
@@ -36,21 +38,29 @@ _EXIT_CODES = {"deployed": 0, "trained": 0, "rejected": 3}
 
 
 def run_flow(
-    flow_name: str, pipeline: str, overrides: Mapping[str, Any], json_file: Path | None, verbose: bool
+    flow_name: str,
+    pipeline: str,
+    overrides: Mapping[str, Any],
+    json_file: Path | None,
+    verbose: bool,
+    resume: str | None = None,
 ) -> int:
-    """Run the flow in this process, show it live, and return the exit code that its verdict means."""
+    """Run the flow in this process, show it live, and return the exit code that its verdict means.
+
+    `resume` names the run to go on with, or is `newest`; None begins a new one.
+    """
     started = time.monotonic()
     try:
-        loaded = load_pipeline(pipeline, overrides)
+        loaded, run_id = _begun(pipeline, overrides, resume)
         require_callables(loaded)
     except ConfigError as error:
         if json_file is not None:
             run_folders.write_verdict(_refused(pipeline, error), json_file)
         raise
     tensorflow_process.prepare()  # it imports TensorFlow while Prefect starts
-    run_id = run_folders.new_run_id()
+    resumed = None if resume is None else run_id
     with RunDisplay(console) as display, run_records.watched_by(display.watch):
-        failure = _call(flow_name, pipeline, dict(overrides), run_id, verbose)
+        failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed), verbose)
     verdict = display.verdict or _refused(loaded.config.name, failure or RuntimeError("no verdict"))
     _conclude(loaded, pipeline, verdict, time.monotonic() - started)
     if json_file is not None:
@@ -58,9 +68,16 @@ def run_flow(
     return _EXIT_CODES.get(verdict.outcome, 1)
 
 
-def _call(
-    flow_name: str, pipeline: str, overrides: dict[str, Any], run_id: str, verbose: bool
-) -> BaseException | None:
+def _begun(pipeline: str, overrides: Mapping[str, Any], resume: str | None) -> tuple[Pipeline, str]:
+    """Return what is to be run, and the id of the run."""
+    if resume is None:
+        return load_pipeline(pipeline, overrides), run_folders.new_run_id()
+    found = resumption(pipeline, resume, overrides)
+    console.print(found.told(), markup=False, soft_wrap=True)
+    return found.pipeline, found.run.run_id
+
+
+def _call(flow_name: str, parameters: tuple[Any, ...], verbose: bool) -> BaseException | None:
     """Run the flow; return what it raised. Its verdict comes by `watch`."""
     import configs.environment  # noqa: F401  (sets what Prefect reads when it is imported)
 
@@ -68,7 +85,7 @@ def _call(
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
         flow = getattr(importlib.import_module(f"flows.{flow_name}"), flow_name)
-        flow(pipeline, overrides, run_id, return_state=True)
+        flow(*parameters, return_state=True)
     except (Exception, KeyboardInterrupt) as error:
         return error
     finally:
@@ -207,6 +224,21 @@ def ask_server(loaded: Pipeline, examples: Path | None, count: int) -> int:
     console.print(f"{name} version [bold green]{answered.version}[/] at {record.grpc}")
     for line in answered.shown:
         console.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def inspect(path: Path, values: Sequence[str]) -> int:
+    """Print what a checkpoint or a SavedModel holds."""
+    with tempfile.TemporaryDirectory(prefix="slipway-inspect-") as folder:
+        found = tensorflow_process.run(
+            "inspect",
+            Inspection,
+            log=Path(folder) / "inspect.log",
+            arguments={"path": Path(os.path.abspath(path.expanduser())), "values": list(values)},
+            prepare_next=False,
+        )
+    console.print(f"{found.path} is a {found.kind}", markup=False, soft_wrap=True)
+    console.print(found.text, markup=False, soft_wrap=True)
     return 0
 
 

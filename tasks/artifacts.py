@@ -113,13 +113,16 @@ class Checkpoint:
     """Over this process's own steps, hooks and checkpoints included."""
     resumed_from: int = 0
     """Global step that this process started at; 0 for a fresh model."""
+    notes: tuple[str, ...] = ()
+    """What else is to be known of it: which one it is, whose values it began with, what was damaged."""
 
     def proved(self) -> str:
         """Say what this proves."""
         pace = f", {self.steps_per_second:,.0f} steps/s" if self.steps_per_second else ""
         resumed = f", resumed from step {self.resumed_from:,}" if self.resumed_from else ""
         loss = f", loss {self.loss:.4g}" if self.loss is not None else ""
-        return f"checkpoint at step {self.global_step:,}{loss}{pace}{resumed}"
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"checkpoint at step {self.global_step:,}{loss}{pace}{resumed}{notes}"
 
 
 @dataclass(frozen=True)
@@ -165,11 +168,17 @@ class Candidate:
     """Folder of `estimator.predict`'s answers for the sample examples: `examples.tfrecord` with the
     serialized examples asked, in order, and `<signature>.npz` with an array of each output."""
     samples: int
+    tag_sets: tuple[str, ...] = ("serve",)
+    """MetaGraphs by their tags, joined by commas; servers load `serve`."""
+    assets: tuple[str, ...] = ()
+    """Files that the graph reads when it is loaded, such as vocabularies: names in `assets/`."""
 
     def proved(self) -> str:
         """Say what this proves."""
         names = ", ".join(signature.name for signature in self.signatures)
-        return f"SavedModel with {len(self.signatures)} signature(s): {names}"
+        tags = f", MetaGraphs {'; '.join(self.tag_sets)}" if len(self.tag_sets) > 1 else ""
+        assets = f", assets {', '.join(self.assets)}" if self.assets else ""
+        return f"SavedModel with {len(self.signatures)} signature(s): {names}{tags}{assets}"
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,10 @@ class Validation:
 
     def proved(self) -> str:
         """Say what this proves."""
-        return f"{self.numbers:,} numbers of {len(self.checks)} signature runs equal estimator.predict's"
+        own = sum(check.name.startswith("validation.inputs") for check in self.checks)
+        runs = len(self.checks) - own
+        also = f"; {own} check(s) of validation.inputs" if own else ""
+        return f"{self.numbers:,} numbers of {runs} signature runs equal estimator.predict's{also}"
 
 
 @dataclass(frozen=True)
@@ -249,6 +261,18 @@ class Probe:
     version: int
     shown: tuple[str, ...]
     """A line for each example asked: what the default signature answered."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file or folder holds."""
+
+    kind: str
+    """`checkpoint` or `SavedModel`."""
+    path: Path
+    """The checkpoint's prefix, or the SavedModel's folder."""
+    text: str
+    """What TensorFlow's own tools print of it."""
 
 
 @dataclass(frozen=True)

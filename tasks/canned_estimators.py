@@ -33,13 +33,14 @@ _COLUMNS = ("feature_columns", "linear_feature_columns", "dnn_feature_columns")
 def seen_in_training(model: ModelConfig, data: DataConfig) -> DataConfig:
     """Return `data` without the features that training this Estimator cannot take.
 
-    Baseline* look at no feature but to count a batch's examples. With a var_len one among several (its
+    Baseline* look at no feature but to count a batch's examples. With a sparse one among several (its
     batch size is not static) tensorflow-estimator 2.15.0 makes their bias depend on the first batch, and
     initialises it before there is one (canned/baseline.py, `_get_batch_size_and_size_checks`).
     """
-    if model.estimator is None or not model.estimator.startswith("Baseline"):
+    # Preprocessing may need any of them.
+    if model.preprocess or model.estimator is None or not model.estimator.startswith("Baseline"):
         return data
-    dense = {name: spec for name, spec in data.features.items() if spec.kind != "var_len"}
+    dense = {name: spec for name, spec in data.features.items() if spec.is_dense}
     return data.model_copy(update={"features": dense or data.features})
 
 
@@ -97,7 +98,9 @@ def _optimizer(place: str, value: Any) -> Any:
         name.lower(): cls for name, cls in vars(tf.keras.optimizers.legacy).items() if isinstance(cls, type)
     }  # fmt: skip
     classes.pop("optimizer", None)
-    return _constructed(place, value, classes)
+    checked = _constructed(place, value, classes)
+    # Not the object itself: under tf.distribute each replica makes variables for an optimizer of its own.
+    return lambda: type(checked).from_config(checked.get_config())
 
 
 def _activation(place: str, value: Any) -> Callable[..., Any]:

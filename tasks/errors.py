@@ -14,6 +14,7 @@ SlipwayError                    exit 1: the run failed; the version before still
 │   └── SmokeTestFailed         the server answered wrongly, late, or with another version
 └── RetryableError              the same again may well succeed: retried by the flow
     └── ProcessDied             a TensorFlow process was killed or crashed
+        └── ProcessStalled      it made no step for too long, and was killed
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "ModelError",
     "PermanentError",
     "ProcessDied",
+    "ProcessStalled",
     "Rejected",
     "RetryableError",
     "SlipwayError",
@@ -97,6 +99,10 @@ class SmokeTestFailed(CheckedError, PermanentError):
 
 class ProcessDied(RetryableError):
     """A TensorFlow process was killed or crashed."""
+
+
+class ProcessStalled(ProcessDied):
+    """A TensorFlow process made no step for too long, and was killed."""
 
 
 def error_named(name: str) -> type[SlipwayError]:

@@ -7,23 +7,35 @@ from typing import Any
 import tensorflow as tf
 
 from configs.schema import DataConfig, ModelConfig, TrainingConfig
-from tasks import canned_estimators
+from tasks import canned_estimators, graph_pipelines
 from tasks.artifacts import Run
 from tasks.errors import ModelError
+from tasks.preprocessing import preprocess_of, seen_by_model
 from tasks.references import resolve
 
 
 def build(
-    model: ModelConfig, training: TrainingConfig, data: DataConfig, run: Run, session_config: Any = None
+    model: ModelConfig,
+    training: TrainingConfig,
+    data: DataConfig,
+    run: Run,
+    session_config: Any = None,
+    strategy: Any = None,
 ) -> Any:
-    """Return the tf.estimator.Estimator; nothing is on disk yet. Raises ModelError."""
-    config = run_config(training, run, session_config)
+    """Return the tf.estimator.Estimator; nothing is on disk yet. Raises ModelError.
+
+    `strategy` is a tf.distribute.Strategy to train by, where there is one.
+    """
+    config = run_config(training, run, session_config, strategy)
+    if model.graph is not None:
+        return graph_pipelines.estimator(graph_pipelines.graph_of(model, run), config)
     if model.factory is None:
-        return canned_estimators.build(model, data.features, run.source, config)
+        seen = seen_by_model(data.features, preprocess_of(model, run))
+        return canned_estimators.build(model, seen, run.source, config)
     return _from_factory(model, run, config)
 
 
-def run_config(training: TrainingConfig, run: Run, session_config: Any = None) -> Any:
+def run_config(training: TrainingConfig, run: Run, session_config: Any = None, strategy: Any = None) -> Any:
     """Return the tf.estimator.RunConfig: where, how often to save and to log, and the seed."""
     steps = training.checkpoint_steps
     clock = (
@@ -39,6 +51,8 @@ def run_config(training: TrainingConfig, run: Run, session_config: Any = None) -
         keep_checkpoint_max=training.keep_checkpoint_max,
         keep_checkpoint_every_n_hours=training.keep_checkpoint_every_n_hours,
         session_config=session_config,
+        train_distribute=strategy,
+        experimental_max_worker_delay_secs=0,  # of a cluster's: the default is 5 s for each
         **clock,
     )
 

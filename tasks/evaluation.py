@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import tensorflow_process, thresholds
+from tasks import gpu_slots, tensorflow_process, thresholds
 from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
 from tasks.stages import report, stage
 
 
-@stage("evaluate", run_name="evaluate {run.pipeline} at step {checkpoint.global_step}")
+@stage("evaluate", run_name="evaluate {run.pipeline} at step {checkpoint.global_step}", resumable=True)
 def evaluate(
     model: ModelConfig, training: TrainingConfig, evaluation: EvaluationConfig, data: DataConfig,
     examples: Examples, checkpoint: Checkpoint, run: Run,
@@ -19,13 +19,14 @@ def evaluate(
 
     Raises Rejected, with all checks, when one is missed; ModelError when there is no such metric.
     """
-    measured = tensorflow_process.run(
-        "evaluate", Evaluation, log=run.log("evaluate"), on_progress=report,
-        arguments={
-            "model": model, "training": training, "evaluation": evaluation, "data": data,
-            "examples": examples, "checkpoint": checkpoint, "run": run,
-        },
-    )  # fmt: skip
+    with gpu_slots.held(training.accelerator):
+        measured = tensorflow_process.run(
+            "evaluate", Evaluation, log=run.log("evaluate"), on_progress=report,
+            arguments={
+                "model": model, "training": training, "evaluation": evaluation, "data": data,
+                "examples": examples, "checkpoint": checkpoint, "run": run,
+            },
+        )  # fmt: skip
     checks = thresholds.check(measured.metrics, evaluation.thresholds)
     thresholds.refuse_failed(checks)
     return replace(measured, checks=checks)

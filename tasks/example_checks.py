@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from configs.features import FeatureSpec, FeatureSpecs
+from configs.features import FeatureSpec, FeatureSpecs, stored_in_examples
 from tasks.csv_examples import may_be_missing, values_of
 from tasks.errors import DataError
 from tasks.example_sources import Batch
@@ -24,10 +24,13 @@ class ExampleChecker:
     """Parses batches with the feature spec, as training will, and explains what does not parse."""
 
     def __init__(self, specs: FeatureSpecs) -> None:
-        self._specs = specs
+        self._specs = stored_in_examples(specs)
         self._parsing = parsing_spec(specs)
+        self._sparse = {name: spec for name, spec in specs.items() if spec.kind == "sparse"}
         self._never_seen = {
-            name: tf.io.VarLenFeature(spec.dtype) for name, spec in specs.items() if may_be_missing(spec)
+            name: tf.io.VarLenFeature(spec.dtype)
+            for name, spec in self._specs.items()
+            if may_be_missing(spec)
         }
         self._first: bytes | None = None
 
@@ -36,6 +39,8 @@ class ExampleChecker:
         if self._first is None:
             self._first = batch.records[0]
         try:
+            for name, spec in self._sparse.items():
+                _require_coordinates(batch, name, spec)
             tf.io.parse_example(batch.records, self._parsing)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
             # UnicodeDecodeError: TensorFlow's message quotes bytes that are no tf.Example.
@@ -71,6 +76,27 @@ class ExampleChecker:
             near = _near(name, [other for other in found if other not in self._specs])
             if near:
                 raise DataError(f"no example has the feature {name!r}; they have {_listed(found)}", near)
+
+
+def _require_coordinates(batch: Batch, name: str, spec: FeatureSpec) -> None:
+    """Raise DataError at an example of a sparse feature with an index too many, too few or out of range.
+
+    TensorFlow counts over the whole batch, and looks at no index: it would mix up the examples.
+    """
+    stored = {key: tf.io.RaggedFeature(each.dtype) for key, each in spec.stored(name).items()}
+    parsed = tf.io.parse_example(batch.records, stored)
+    values = parsed[spec.value_key].row_lengths()
+    for key, size in zip(spec.index_keys, spec.shape, strict=True):
+        lengths, indices = parsed[key].row_lengths(), parsed[key]
+        outside = tf.logical_or(indices.flat_values < 0, indices.flat_values >= size)
+        bad = tf.logical_or(lengths != values, tf.reduce_any(indices.with_values(outside), axis=1))
+        for index in tf.where(bad)[:1, 0].numpy():
+            found = f"{indices[index].numpy().tolist()} for {values_of(int(values[index]), spec.dtype)}"
+            message = f"{batch.place(int(index))}: feature {name!r}: expected as many indices in {key!r} as "
+            raise DataError(
+                f"{message}values in {spec.value_key!r}, from 0 to {size - 1}, found {found}",
+                "a sparse feature's values need an index each",
+            )
 
 
 def _culprit(batch: Batch, specs: FeatureSpecs, error: Exception) -> DataError:

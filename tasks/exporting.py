@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
 from tasks import tensorflow_process
-from tasks.artifacts import Candidate, Checkpoint, Examples, Run
+from tasks.artifacts import Candidate, Checkpoint, Evaluation, Examples, Run
 from tasks.stages import report, stage
 
 
-@stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}")
-def export(
+@stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}", resumable=True)
+def export(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, samples: int, run: Run,
+    examples: Examples, checkpoint: Checkpoint, evaluated: Evaluation, samples: int, run: Run,
 ) -> Candidate:  # fmt: skip
     """Leave `<base>/.candidate-<run id>/`, and in `run.folder / "offline"` what it should answer.
 
@@ -23,5 +23,6 @@ def export(
         arguments={
             "model": model, "training": training, "export": export, "data": data,
             "examples": examples, "checkpoint": checkpoint, "samples": samples, "run": run,
+            "metrics": evaluated.metrics,
         },
     )  # fmt: skip

@@ -106,6 +106,8 @@ class _Builder:
             message = f"{place} is not one of data.features: {', '.join(self._specs)}"
             raise ModelError(message, f"did you mean {near[0]!r}?" if near else "add it to data.features")
         spec = self._specs[key]
+        if spec.kind == "ragged":
+            raise ModelError(f"{place} is ragged, and feature columns take none", "make it var_len")
         if spec.dtype not in dtypes:
             message = f"{place}: expected a feature of dtype {' or '.join(dtypes)}, found {spec.dtype}"
             raise ModelError(message, "use another kind of column for it")

@@ -8,7 +8,7 @@ from tasks.artifacts import Examples, Run
 from tasks.stages import report, stage
 
 
-@stage("ingest", run_name="ingest tonight's examples of {run.pipeline}")
+@stage("ingest", run_name="ingest tonight's examples of {run.pipeline}", resumable=True)
 def ingest(data: DataConfig, run: Run) -> Examples:
     """Leave checked TFRecords of each split in `run.folder / "examples"`.
 

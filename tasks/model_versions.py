@@ -10,20 +10,24 @@ for inspection), `.highest_version` (no number is ever used twice) and `.lock`.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
 
 WITHDRAWN = ".withdrawn"
 _CANDIDATE = ".candidate-"
 _HIGHEST = ".highest_version"
+_ORIGIN = ".slipway-run.json"
 _LOCK_TIMEOUT_SECONDS = 30.0
 
 
@@ -60,8 +64,16 @@ def require_writable(base: Path) -> None:
         ) from None
 
 
-def publish(candidate: Path, base: Path, version_names: str, now: Callable[[], float] = time.time) -> Path:
+def publish(
+    candidate: Path,
+    base: Path,
+    version_names: str,
+    now: Callable[[], float] = time.time,
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
     """Make the candidate the highest version, visible to servers at one instant; return its folder.
+
+    `origin` says which run published it (`run_id`), and whatever else that run wants to read there later.
 
     All of it is on disk before the rename, and the rename before this returns. Numbers only rise, even
     if the clock goes back or the highest version was removed. Raises VersionExists, EnvironmentFault.
@@ -71,12 +83,26 @@ def publish(candidate: Path, base: Path, version_names: str, now: Callable[[], f
         folder = base / (f"{number:04d}" if version_names == "sequential" else str(number))
         if folder.exists():
             raise VersionExists(f"{folder} is there already", "remove it, or let the next run number it")
+        if origin is not None:
+            (candidate / _ORIGIN).write_text(json.dumps(dict(origin)))
         _let_servers_read(candidate)
         _sync_tree(candidate)
         _write_highest(base, number)
         os.rename(candidate, folder)
-        _sync(base)
+        sync(base)
     return folder
+
+
+def published_by(base: Path, run_id: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the version that a run published, and its origin; None where none of that run is visible."""
+    for folder in reversed(versions(base).values()):
+        try:
+            origin = json.loads((folder / _ORIGIN).read_text())
+        except FileNotFoundError:
+            continue  # published by hand
+        if origin["run_id"] == run_id:
+            return folder, origin
+    return None
 
 
 def _next_number(base: Path, version_names: str, now: Callable[[], float]) -> int:
@@ -97,7 +123,7 @@ def _highest_ever(base: Path) -> int:
 def _write_highest(base: Path, number: int) -> None:
     partial = base / f"{_HIGHEST}.partial"
     partial.write_text(f"{number}\n")
-    _sync(partial)
+    sync(partial)
     os.replace(partial, base / _HIGHEST)
 
 
@@ -109,15 +135,7 @@ def _let_servers_read(folder: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def withdraw(base: Path, number: int) -> Path | None:
@@ -133,7 +151,7 @@ def withdraw(base: Path, number: int) -> Path | None:
         hidden = base / f"{number}{WITHDRAWN}"
         shutil.rmtree(hidden, ignore_errors=True)
         os.rename(folder, hidden)
-        _sync(base)
+        sync(base)
     return hidden
 
 

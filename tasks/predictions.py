@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from configs.schema import DataConfig
 from tasks.saved_models import is_batched
-from tasks.tf_examples import batches
+from tasks.tf_examples import Preprocess, batches
 
 BATCH = 256
 
 
 def predict_signatures(
-    estimator: Any, checkpoint: Path, file: Path, data: DataConfig
+    estimator: Any, checkpoint: Path, file: Path, data: DataConfig, preprocess: Preprocess | None = None
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Return, for each of the model_fn's export_outputs, an array for each output alias.
 
@@ -28,7 +28,9 @@ def predict_signatures(
     exposing = tf.estimator.Estimator(wrapped.model_fn, config=estimator.config)
     answers = list(
         exposing.predict(
-            lambda: batches([file], data, BATCH), checkpoint_path=str(checkpoint), yield_single_examples=False
+            lambda: batches([file], data, BATCH, preprocess),
+            checkpoint_path=str(checkpoint),
+            yield_single_examples=False,
         )
     )
     found: dict[str, dict[str, NDArray[Any]]] = {}

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from configs.loading import load_pipeline
+from configs.loading import Pipeline, load_pipeline
 from configs.schema import PipelineConfig
 from tasks import run_folders, run_records, tensorflow_process
 from tasks.artifacts import Run, Verdict
 from tasks.errors import SlipwayError
+from tasks.finished_stages import FinishedStages
+from tasks.resumable_runs import resumption
 from tasks.run_records import RunRecord
 from tasks.verdicts import as_markdown
 
@@ -42,16 +45,18 @@ class RecordedRun:
 
 @contextmanager
 def recorded_run(
-    pipeline: str, overrides: Mapping[str, Any] | None, run_id: str | None
+    pipeline: str, overrides: Mapping[str, Any] | None, run_id: str | None, resume: str | None = None
 ) -> Iterator[RecordedRun]:
     """Read the configuration, take the pipeline's lock, and end in a verdict, whatever happens inside.
 
     The verdict is in the run's folder as `verdict.json` and in the Prefect UI as an artifact. A
     SlipwayError ends the block and is told by the verdict and by `state()`, not raised again; any other
     exception is noted and raised. Raises ConfigError before anything else has happened.
+
+    `resume` names a run that did not come to its end, or is `newest`: it goes on in its folder, with its
+    own configuration, and its finished stages are not repeated.
     """
-    loaded = load_pipeline(pipeline, overrides)
-    run = run_folders.describe(loaded, run_id or run_folders.new_run_id())
+    loaded, run = _begun(pipeline, overrides, run_id, resume)
     tensorflow_process.prepare()
     record = RunRecord()
     begun = False
@@ -61,6 +66,7 @@ def recorded_run(
             run_folders.opened(loaded, run),
         ):
             begun = True
+            record.finished = FinishedStages(run, resumed=resume is not None)
             yield from _until_its_verdict(RecordedRun(loaded.config, run, record))
     except SlipwayError:
         if not begun:
@@ -68,6 +74,17 @@ def recorded_run(
     finally:
         tensorflow_process.close_spare()
         record.end()
+
+
+def _begun(
+    pipeline: str, overrides: Mapping[str, Any] | None, run_id: str | None, resume: str | None
+) -> tuple[Pipeline, Run]:
+    if resume is None:
+        loaded = load_pipeline(pipeline, overrides)
+        return loaded, run_folders.describe(loaded, run_id or run_folders.new_run_id())
+    found = resumption(pipeline, resume, overrides)
+    get_run_logger().info(found.told())
+    return found.pipeline, found.run
 
 
 def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:

@@ -16,14 +16,19 @@ from tasks.request_inputs import request_inputs
 def write_sample(
     folder: Path, signatures: Sequence[Signature], records: Sequence[bytes], data: DataConfig
 ) -> None:
-    """Write `rest_request.json`: a `:predict` request of `records` in the default signature, or the first."""
+    """Write `rest_request.json`: a `:predict` request of `records` in the default signature, or the first.
+
+    Feature tensors are given by row (`instances`), serialized tf.Examples by column (`inputs`).
+    """
     by_name = {signature.name: signature for signature in signatures}
     signature = by_name.get("serving_default", signatures[0])
     inputs = {
         alias: [_plain(row) for row in array.tolist()]
         for alias, array in request_inputs(signature, records, data.features).items()
     }
-    body = {"signature_name": signature.name, "inputs": inputs}
+    rows = [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+    data_of = {"instances": rows} if signature.receiver == "raw" else {"inputs": inputs}
+    body = {"signature_name": signature.name, **data_of}
     (folder / "rest_request.json").write_text(json.dumps(body) + "\n")
 
 

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from configs.home import runs_folder
 from configs.loading import Pipeline
+from tasks import durable_files
 from tasks.artifacts import Run, Verdict
 from tasks.errors import AlreadyRunning, EnvironmentFault
 
@@ -62,8 +63,9 @@ def opened(pipeline: Pipeline, run: Run) -> Iterator[None]:
     with lock:
         (folder / ".running").write_text(json.dumps({"run_id": run.run_id, "pid": os.getpid()}))
         run.folder.mkdir(parents=True, exist_ok=True)
-        resolved = pipeline.config.model_dump(mode="json", exclude_none=True)
-        (run.folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        resolved = pipeline.config.model_dump(mode="json", by_alias=True)
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        durable_files.write(run.folder / "config.yaml", text.encode())
         try:
             yield
         finally:
@@ -80,11 +82,8 @@ def _holder(folder: Path) -> str:
 
 def write_verdict(verdict: Verdict, file: Path) -> None:
     """Write the verdict as JSON, atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     # "NaN" and "Infinity" as strings: bare ones are no JSON, and other readers than Python's refuse them.
-    partial.write_bytes(to_json(verdict, indent=2, inf_nan_mode="strings") + b"\n")
-    partial.replace(file)
+    durable_files.write(file, to_json(verdict, indent=2, inf_nan_mode="strings") + b"\n", synced=False)
 
 
 def verdict_file(run: Run) -> Path:

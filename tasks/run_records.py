@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tasks.artifacts import Check, Endpoint, Evaluation, ModelVersion, StageReport, Verdict, Withdrawal
 from tasks.errors import Rejected, SlipwayError
+from tasks.finished_stages import FinishedStages
 
 Outcome = Literal["deployed", "trained", "rejected", "failed", "rolled_back"]
 
@@ -54,6 +55,8 @@ class RunRecord:
     rolled_back: bool = False
     error: BaseException | None = None
     watchers: tuple[Watcher, ...] = ()
+    finished: FinishedStages | None = None
+    """What stages came to, kept for a resumed run; None where a stage is run alone."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageEntry]:
@@ -141,7 +144,7 @@ def _described(error: BaseException) -> dict[str, str]:
     return {
         "class": "Interrupted",
         "message": f"the run was interrupted ({type(error).__name__})",
-        "hint": "its checkpoints are kept; slipway run starts a new run",
+        "hint": "what it finished is kept, and its checkpoints: slipway run PIPELINE --resume goes on",
     }
 
 

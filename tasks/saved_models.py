@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model import loader_impl
 
 from tasks.artifacts import Signature
 
@@ -35,11 +35,22 @@ def signature(name: str, definition: Any, receiver: Literal["parsing", "raw"]) -
 
 def serving_signature_defs(folder: Path) -> dict[str, Any]:
     """Return name to SignatureDef of the MetaGraph that is tagged `serve`."""
-    saved_model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    for graph in saved_model.meta_graphs:
+    for graph in loader_impl.parse_saved_model(str(folder)).meta_graphs:
         if list(graph.meta_info_def.tags) == [SERVE]:
             return {name: value for name, value in graph.signature_def.items() if not name.startswith(_OWN)}
     return {}
+
+
+def tag_sets(folder: Path) -> tuple[str, ...]:
+    """Return the tags of each MetaGraph, joined by commas as saved_model_cli does; `serve` first."""
+    graphs = loader_impl.parse_saved_model(str(folder)).meta_graphs
+    found = {",".join(sorted(graph.meta_info_def.tags, key=lambda tag: tag != SERVE)) for graph in graphs}
+    return tuple(sorted(found, key=lambda tags: (tags != SERVE, tags)))
+
+
+def assets(folder: Path) -> tuple[str, ...]:
+    """Return the names of the assets: files that the graph reads when it is loaded."""
+    return tuple(sorted(path.name for path in (folder / "assets").glob("*")))
 
 
 def _infos(infos: Mapping[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -19,11 +19,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Make a function the stage `name`; `run_name` is what a person reads in the Prefect UI.
 
     `run_name` may hold the function's parameters, as Prefect's `task_run_name` does. Nothing is cached:
-    a stage that was skipped because its inputs look like last night's would silently ship nothing.
+    a stage that was skipped because its inputs look like last night's would silently ship nothing. Only
+    a run that is resumed takes what a `resumable` stage of its own came to before.
     """
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
@@ -31,8 +32,14 @@ def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
         def recorded(*args: P.args, **kwargs: P.kwargs) -> R:
             record = current_record()
             with record.stage(name) as entry:
-                artifact = function(*args, **kwargs)
+                kept = record.finished if resumable else None
+                before = kept.recall(name, get_type_hints(function)["return"]) if kept else None
+                artifact: R = before if before is not None else function(*args, **kwargs)
                 record.note(entry, artifact)
+                if before is not None:
+                    entry.proved = f"from before: {entry.proved}"
+                elif kept is not None:
+                    kept.keep(name, artifact)
             get_run_logger().info(entry.proved)
             return artifact
 
@@ -44,10 +51,13 @@ def stage(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
 def report(progress: Mapping[str, Any]) -> None:
     """Show progress of the current stage: `{"step": 200, "max_steps": 1000, "loss": 0.4, …}`.
 
-    Whoever watches the run sees all of it; the run's log gets a line every 10 s.
+    Whoever watches the run sees all of it; the run's log gets a line every 10 s,
+    and every message that is `logged`.
     """
     global _last_logged
     current_record().progress(progress)
-    if time.monotonic() - _last_logged >= LOG_EVERY_SECONDS:
+    if progress.get("logged"):
+        get_run_logger().info(str(progress["message"]))
+    elif time.monotonic() - _last_logged >= LOG_EVERY_SECONDS:
         _last_logged = time.monotonic()
         get_run_logger().info(", ".join(f"{name} {value}" for name, value in progress.items()))

@@ -39,6 +39,7 @@ from tasks.errors import (
     EnvironmentFault,
     ModelError,
     ProcessDied,
+    ProcessStalled,
     SlipwayError,
     error_named,
 )
@@ -47,6 +48,7 @@ Artifact = TypeVar("Artifact")
 Progress = Callable[[Mapping[str, Any]], None]
 
 LOG_LINES_SHOWN = 15
+_GRACE_OF_STALLED_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -54,7 +56,7 @@ def ignore_progress(_: Mapping[str, Any]) -> None:
     """Take progress and do nothing with it."""
 
 
-class _Child:
+class Child:
     """A spawned interpreter that imports TensorFlow and waits for its one request."""
 
     def __init__(self) -> None:
@@ -67,6 +69,7 @@ class _Child:
         )  # fmt: skip
 
     def send(self, request: Mapping[str, Any]) -> None:
+        """Give it its one request."""
         stdin = self.process.stdin
         assert stdin is not None
         try:
@@ -75,8 +78,11 @@ class _Child:
         except BrokenPipeError:
             pass  # it died while importing: reading its replies says so, with the log
 
-    def replies(self, deadline: float | None) -> Any:
-        """Yield its JSON lines until it closes them; raise TimeoutError at `deadline` (monotonic)."""
+    def replies(self, deadline: float | None, stall_seconds: float | None = None) -> Any:
+        """Yield its JSON lines until it closes them; raise TimeoutError at `deadline` (monotonic).
+
+        Raises _Stalled after `stall_seconds` without a line.
+        """
         stdout = self.process.stdout
         assert stdout is not None
         buffer = b""
@@ -84,8 +90,11 @@ class _Child:
             selector.register(stdout, selectors.EVENT_READ)
             while True:
                 left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not selector.select(left):
+                if left is not None and left <= 0:
                     raise TimeoutError
+                waits = [seconds for seconds in (left, stall_seconds) if seconds is not None]
+                if not selector.select(min(waits, default=None)):
+                    raise _Stalled if left is None or left > min(waits) else TimeoutError
                 chunk = os.read(stdout.fileno(), 65536)
                 if not chunk:
                     return
@@ -93,6 +102,7 @@ class _Child:
                 yield from map(json.loads, lines)
 
     def early_log(self) -> str:
+        """Return what it printed before it had its request."""
         self._early_log.seek(0)
         return self._early_log.read().decode(errors="replace")
 
@@ -112,6 +122,10 @@ class _Child:
         return self.process.wait()
 
 
+class _Stalled(Exception):
+    """No line came for too long."""
+
+
 def _close_quietly(stream: IO[bytes] | None) -> None:
     try:
         if stream is not None:
@@ -120,14 +134,14 @@ def _close_quietly(stream: IO[bytes] | None) -> None:
         pass
 
 
-_spare: _Child | None = None
+_spare: Child | None = None
 
 
 def prepare() -> None:
     """Have a process import TensorFlow now, for the next `run()`. Does nothing where one is ready."""
     global _spare
     if _spare is None or _spare.process.poll() is not None:
-        _spare = _Child()
+        _spare = Child()
 
 
 def close_spare() -> None:
@@ -138,7 +152,7 @@ def close_spare() -> None:
         _spare = None
 
 
-def _take() -> _Child:
+def _take() -> Child:
     global _spare
     prepare()
     child, _spare = _spare, None
@@ -146,7 +160,7 @@ def _take() -> _Child:
     return child
 
 
-def run(
+def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     program: str,
     returns: type[Artifact],
     *,
@@ -154,6 +168,7 @@ def run(
     arguments: Mapping[str, Any],
     on_progress: Progress = ignore_progress,
     timeout_seconds: float | None = None,
+    stall_timeout_seconds: float | None = None,
     grace_seconds: float = 30.0,
     prepare_next: bool = True,
 ) -> Artifact:
@@ -161,7 +176,8 @@ def run(
 
     What it prints is appended to `log`. Interrupted (Ctrl-C, cancellation, timeout), the child gets
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
-    `tasks.errors` that the program raised, or ProcessDied.
+    `tasks.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
+    `stall_timeout_seconds`, counted from its start too.
     """
     child = _take()
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -170,7 +186,7 @@ def run(
         child.send({"program": program, "log": str(log), "arguments": to_jsonable_python(dict(arguments))})
         if prepare_next:
             prepare()
-        for reply in child.replies(deadline):
+        for reply in child.replies(deadline, stall_timeout_seconds):
             if "progress" in reply:
                 on_progress(reply["progress"])
             elif "error" in reply:
@@ -181,6 +197,10 @@ def run(
     except TimeoutError:
         message = f"{program} did not finish in {timeout_seconds:.0f} s"
         raise ProcessDied(message, f"its log: {log}\n{_last_lines(log)}") from None
+    except _Stalled:
+        grace_seconds = min(grace_seconds, _GRACE_OF_STALLED_SECONDS)
+        message = f"{program} made no step for {stall_timeout_seconds:g} s, and was killed"
+        raise ProcessStalled(message, f"its log: {log}\n{_last_lines(log)}") from None
     finally:
         child.close(grace_seconds)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import tensorflow as tf
 from configs.features import FeatureSpec, FeatureSpecs
 from configs.schema import DataConfig, TrainingConfig
 
+Preprocess = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From parsed features to what the model sees; see `tasks/preprocessing.py`."""
+
 _FILES_READ_AT_ONCE = 4
+_RECORDS_READ_AT_ONCE = 64  # 1 hands each record from thread to thread: up to a third slower (benchmarks.md)
+_SEEDS_APART = 1_000_003  # so that the epochs of one seed are not those of the next
 
 
 def parsing_spec(specs: FeatureSpecs) -> dict[str, Any]:
@@ -24,6 +30,10 @@ def _parser(spec: FeatureSpec) -> Any:
     dtype = tf.as_dtype(spec.dtype)
     if spec.kind == "var_len":
         return tf.io.VarLenFeature(dtype)
+    if spec.kind == "sparse":
+        return tf.io.SparseFeature(list(spec.index_keys), spec.value_key, dtype, list(spec.shape))
+    if spec.kind == "ragged":
+        return tf.io.RaggedFeature(dtype, value_key=spec.value_key, row_splits_dtype=tf.int64)
     if spec.kind == "fixed_len_sequence":
         return tf.io.FixedLenSequenceFeature(
             spec.shape, dtype, allow_missing=True, default_value=spec.default
@@ -37,37 +47,80 @@ def examples_spec(data: DataConfig) -> FeatureSpecs:
     return {**data.features, **data.label}
 
 
-def training_batches(files: Sequence[Path], data: DataConfig, training: TrainingConfig) -> Any:
+@dataclass(frozen=True)
+class Position:
+    """Where input begins that is the same at a step whenever training was killed and resumed."""
+
+    records_before: int
+    """Examples that the steps before have taken, those of former epochs too."""
+    epoch: int
+    """Examples an epoch: all in the files."""
+
+
+def training_batches(
+    files: Sequence[Path], data: DataConfig, training: TrainingConfig,
+    preprocess: Preprocess | None = None, start: Position | None = None,
+) -> Any:  # fmt: skip
     """Return an endless tf.data.Dataset of (features, labels), shuffled, `training.batch_size` each.
 
-    Records are batched before they are parsed: one parse op a batch.
+    Records are batched before they are parsed: one parse op a batch. With `start`, the batch of a step
+    depends on seed, epoch and step only.
     """
+    shuffled = _shuffled(files, training).repeat() if start is None else _from(start, files, training)
+    # Endless, so no batch is short: said to TensorFlow, the shapes are static (Baseline* need that).
+    return _parsed(shuffled.batch(training.batch_size, drop_remainder=True), data, preprocess)
+
+
+def _shuffled(files: Sequence[Path], training: TrainingConfig, **options: Any) -> Any:
+    """Return the records of an epoch; `options` are those of tf.data.Dataset.shuffle."""
+    options = {"seed": training.seed, **options}
     names = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
-    records = names.shuffle(len(files), seed=training.seed).interleave(
+    records = names.shuffle(len(files), **options).interleave(
         tf.data.TFRecordDataset,
         cycle_length=_FILES_READ_AT_ONCE,
+        block_length=_RECORDS_READ_AT_ONCE,
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    shuffled = records.shuffle(training.shuffle_buffer, seed=training.seed).repeat()
-    # Endless, so no batch is short: said to TensorFlow, the shapes are static (Baseline* need that).
-    return _parsed(shuffled.batch(training.batch_size, drop_remainder=True), data)
+    return records.shuffle(training.shuffle_buffer, **options)
 
 
-def batches(files: Sequence[Path], data: DataConfig, batch_size: int) -> Any:
+def _from(start: Position, files: Sequence[Path], training: TrainingConfig) -> Any:
+    """Return the records of all epochs from `start` on; at most one epoch is read to skip them."""
+    first_epoch, skipped = divmod(start.records_before, start.epoch)
+
+    def epoch(number: Any) -> Any:
+        seed = training.seed + number * _SEEDS_APART
+        return _shuffled(files, training, seed=seed, reshuffle_each_iteration=False)
+
+    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(epoch).skip(skipped)
+
+
+def batches(
+    files: Sequence[Path], data: DataConfig, batch_size: int, preprocess: Preprocess | None = None
+) -> Any:
     """Return a tf.data.Dataset of (features, labels): every example once, in the order of the files."""
-    return _parsed(tf.data.TFRecordDataset([str(file) for file in files]).batch(batch_size), data)
+    records = tf.data.TFRecordDataset([str(file) for file in files])
+    return _parsed(records.batch(batch_size), data, preprocess)
 
 
-def _parsed(serialized_batches: Any, data: DataConfig) -> Any:
+def _parsed(serialized_batches: Any, data: DataConfig, preprocess: Preprocess | None) -> Any:
     spec = parsing_spec(examples_spec(data))
 
+    # Receivers preprocess in a plain graph, where `if` on a tensor is an error: so it is to be here.
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def parse(serialized: Any) -> Any:
-        features = tf.io.parse_example(serialized, spec)
-        labels = {name: features.pop(name) for name in data.label}
-        return features, next(iter(labels.values())) if len(labels) == 1 else labels
+        return split_labels(tf.io.parse_example(serialized, spec), data, preprocess)
 
     return serialized_batches.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def split_labels(parsed: Mapping[str, Any], data: DataConfig, preprocess: Preprocess | None) -> Any:
+    """Return (features, labels) as the model sees them: one label as it is, several as a dict."""
+    features = {name: parsed[name] for name in data.features}
+    labels = {name: parsed[name] for name in data.label}
+    features = preprocess(features) if preprocess else features
+    return features, next(iter(labels.values())) if len(labels) == 1 else labels
 
 
 def read_records(files: Sequence[Path], limit: int | None = None) -> list[bytes]:

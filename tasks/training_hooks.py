@@ -13,6 +13,10 @@ import tensorflow as tf
 from configs.schema import TrainingConfig
 
 SECONDS_BETWEEN_REPORTS = 1.0
+_STATEFUL_RANDOM_OPS = {
+    "Multinomial", "RandomGamma", "RandomPoissonV2", "RandomShuffle", "RandomStandardNormal",
+    "RandomUniform", "RandomUniformInt", "TruncatedNormal",
+}  # fmt: skip
 
 
 class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
@@ -24,6 +28,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
     def __init__(self, progress: Callable[[Mapping[str, Any]], None], training: TrainingConfig) -> None:
         self._progress, self._training = progress, training
         self._fetches: Any = None
+        self._global_step: Any = None
         self.first_step = self.step = 0
         self.loss: float | None = None
         self._started = self._reported = 0.0
@@ -33,6 +38,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         """Find the loss that the Estimator minimises: it adds it to LOSSES last, after the user's."""
         loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
         self._fetches = tf.estimator.SessionRunArgs(loss)
+        self._global_step = tf.compat.v1.train.get_global_step()
 
     def after_create_session(self, session: Any, _coord: Any) -> None:
         """Note the step that this process starts at."""
@@ -52,11 +58,12 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
             or time.monotonic() - self._reported >= SECONDS_BETWEEN_REPORTS
         )
 
-    def after_run(self, _run_context: Any, run_values: Any) -> None:
-        """Count the step, and report."""
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Count the step, and report; by the global step, as in a cluster others make steps too."""
         self.step += 1
         if run_values.results is not None:
             self.loss = float(run_values.results)
+            self.step = int(run_context.session.run(self._global_step))
             self._report()
 
     def _report(self) -> None:
@@ -78,11 +85,57 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         return steps / (time.monotonic() - self._started) if steps else None
 
 
+class ReportEvaluation(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Tells every second that a checkpoint is being evaluated: this is no stall."""
+
+    def __init__(self, progress: Callable[[Mapping[str, Any]], None], step: int, max_steps: int) -> None:
+        self._progress = progress
+        self._told = {"step": step, "max_steps": max_steps, "message": f"evaluating the checkpoint of {step}"}
+        self._reported = 0.0
+
+    def after_run(self, _run_context: Any, _run_values: Any) -> None:
+        """Tell it, once a second."""
+        if time.monotonic() - self._reported >= SECONDS_BETWEEN_REPORTS:
+            self._reported = time.monotonic()
+            self._progress(self._told)
+
+
+class WarnOfRandomOps(tf.estimator.SessionRunHook):  # type: ignore[misc]
+    """Tells which random ops of the model draw from a state that no checkpoint holds."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def begin(self) -> None:
+        """Look at all that the loss is computed from; initializers are not among that."""
+        loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
+        found = sorted(op.name for op in _computed_from(loss.op) if op.type in _STATEFUL_RANDOM_OPS)
+        if found:
+            self._tell(
+                f"training.deterministic: {', '.join(found)} draw from a state that no checkpoint holds: "
+                "training that is resumed will differ; use tf.random.stateless_* with the global step as seed"
+            )
+
+
+def _computed_from(last: Any) -> set[Any]:
+    seen, pending = {last}, [last]
+    while pending:
+        op = pending.pop()
+        before = {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+        pending.extend(before - seen)
+        seen |= before
+    return seen
+
+
 class StopOnSigterm(tf.estimator.SessionRunHook):  # type: ignore[misc]
     """Ends training after the current step once SIGTERM came; the Estimator then saves a checkpoint."""
 
     def __init__(self) -> None:
         self.asked = False
+
+    def is_asked(self) -> bool:
+        """Return whether SIGTERM came."""
+        return self.asked
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -306,7 +306,7 @@ def test_a_wrong_type_or_range(tmp_path: Path, path: str, value: Any, said: str)
 
 
 ONE_SOURCE = "'data': give exactly one of 'ingest' (a callable) and 'files' (glob patterns)"
-ONE_ORIGIN = "'model': give exactly one of 'estimator' (a canned one) and 'factory' (a callable)"
+ONE_ORIGIN = "'model': give exactly one of 'estimator' (a canned one), 'factory' and 'graph' (callables)"
 CONTRADICTIONS = [
     ("data.label", {"x": "int64"}, "'data': the label 'x' is also in 'features'"),
     ("data.ingest", "a.py:f", ONE_SOURCE),

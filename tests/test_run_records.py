@@ -144,7 +144,8 @@ class TestOutcome:
                 {
                     "class": "Interrupted",
                     "message": "the run was interrupted (KeyboardInterrupt)",
-                    "hint": "its checkpoints are kept; slipway run starts a new run",
+                    "hint": "what it finished is kept, and its checkpoints: "
+                    "slipway run PIPELINE --resume goes on",
                 },
             ),
         ],

@@ -86,12 +86,14 @@ def test_a_program_that_is_killed_is_retryable(tmp_path: Path) -> None:
 
 def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """After the deadline the process is gone, and the error names the log."""
-    body = "Path(folder.parent / 'pid').write_text(str(os.getpid())); time.sleep(600)"
+    tensorflow_process.prepare()
+    child = tensorflow_process._spare
+    assert child is not None
     with pytest.raises(ProcessDied, match="did not finish in 8 s") as caught:
-        ingest(tmp_path, body, timeout_seconds=8, grace_seconds=5)
+        ingest(tmp_path, "time.sleep(600)", timeout_seconds=8, grace_seconds=5)
     assert str(tmp_path / "r1" / "logs" / "ingest.log") in caught.value.hint
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "r1" / "pid").read_text()), 0)
+        os.kill(child.process.pid, 0)
 
 
 def _child_error(tmp_path: Path, raised: Exception) -> Mapping[str, Any]:

@@ -130,13 +130,13 @@ def test_max_steps_is_a_total(tmp_path: Path) -> None:
 
 
 class StopAt:
-    """Watches progress, and calls `stop` once, at the first report that training is under way."""
+    """Watches progress, and calls `stop` once, at the first report of a step that is at least `least`."""
 
-    def __init__(self, stop: Any) -> None:
-        self.stop, self.step = stop, 0
+    def __init__(self, stop: Any, least: int = 0) -> None:
+        self.stop, self.least, self.step = stop, least, 0
 
     def __call__(self, progress: Mapping[str, Any]) -> None:
-        if not self.step:
+        if not self.step and progress.get("step", -1) >= self.least:
             self.step = progress["step"]
             self.stop()
 

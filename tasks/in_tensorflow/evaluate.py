@@ -9,6 +9,7 @@ from typing import Any
 from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
 from tasks import accelerators, estimators
 from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
+from tasks.preprocessing import preprocess_of
 from tasks.tensorflow_errors import explained
 from tasks.tf_examples import batches
 
@@ -19,11 +20,12 @@ def run(
     examples: Examples, checkpoint: Checkpoint, run: Run,
 ) -> Evaluation:  # fmt: skip
     """Return every metric that is a number; no thresholds are looked at here."""
-    session_config = accelerators.claim(training.accelerator, training.gpu_memory_growth)
+    session_config = accelerators.claim(training.accelerator)
     estimator = estimators.build(model, training, data, run, session_config)
+    preprocess = preprocess_of(model, run)
     with explained(writes_to=run.model_dir):
         metrics = estimator.evaluate(
-            lambda: batches(examples.eval.files, data, evaluation.batch_size),
+            lambda: batches(examples.eval.files, data, evaluation.batch_size, preprocess),
             checkpoint_path=str(checkpoint.prefix),
         )
     # NumPy's float32 is no numbers.Real to isinstance, but its .item() is.

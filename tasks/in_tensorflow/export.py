@@ -9,41 +9,79 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
-from tasks import accelerators, estimators, offline_answers, saved_models
+from tasks import (
+    accelerators,
+    estimators,
+    extra_assets,
+    graph_exports,
+    graph_pipelines,
+    offline_answers,
+    saved_models,
+)
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
 from tasks.predictions import predict_signatures
-from tasks.serving_inputs import RAW, receiver_fn
+from tasks.preprocessing import preprocess_of
+from tasks.serving_inputs import RAW, receiver_for, require_askable, takes_features
 from tasks.tensorflow_errors import explained
 from tasks.tf_examples import read_records, write_records
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     _progress: Callable[[Mapping[str, Any]], None],
     model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
     examples: Examples, checkpoint: Checkpoint, samples: int, run: Run,
+    metrics: dict[str, float] | None = None,
 ) -> Candidate:  # fmt: skip
     """Export the checkpoint, and ask `estimator.predict` of the first `samples` sample examples.
 
     Default-valued attributes are always stripped from the graph, so that older servers can load it: of
     tensorflow-estimator 2.15.0, estimator.py's `export_saved_model` passes `strip_default_attrs=True`.
-    Works on the CPU: so does the server whose answers will be compared with these.
+    `metrics` are what the evaluation found, for the manifest. Works on the CPU: so does the server whose
+    answers will be compared with these.
     """
     estimator = estimators.build(model, training, data, run, accelerators.claim("cpu"))
-    receiver = receiver_fn(export.receivers, data.features)
-    path = _export(estimator, receiver, checkpoint, run)
+    preprocess = preprocess_of(model, run)
+    receiver = receiver_for(export, data.features, run, preprocess)
+    extra_assets.require(export, run.source)
+
+    def write(folder: Path) -> Path:
+        if model.graph is None:
+            return _written(estimator, folder, receiver, export, checkpoint)
+        graph = graph_pipelines.graph_of(model, run)
+        return graph_exports.write(folder / "model", graph, export, data, receiver, preprocess, checkpoint)
+
+    path = _export(write, run)
     try:
-        signatures = _signatures(path, export)
+        made_of = extra_assets.manifest(run, examples, checkpoint, training.seed, metrics or {})
+        with explained(writes_to=run.model_base_path):
+            extra_assets.write(path, export, run.source, made_of)
+        signatures = _signatures(path, export, data)
         offline = run.folder / "offline"
         with explained(writes_to=offline):
-            asked = _answer(estimator, signatures, data, examples, checkpoint, samples, offline)
+            records = _sampled(examples, samples, offline)
+            asked = offline_answers.examples_file(offline)
+            answers = predict_signatures(estimator, checkpoint.prefix, asked, data, preprocess)
+            _write_answers(answers, signatures, offline)
     except BaseException:
         shutil.rmtree(path)
         raise
-    return Candidate(path, signatures, offline, asked)
+    tag_sets, assets = saved_models.tag_sets(path), saved_models.assets(path)
+    return Candidate(path, signatures, offline, records, tag_sets, assets)
 
 
-def _export(estimator: Any, receiver: Callable[[], Any], checkpoint: Checkpoint, run: Run) -> Path:
+def _written(
+    estimator: Any, folder: Path, receiver: Callable[[], Any], export: ExportConfig, checkpoint: Checkpoint
+) -> Path:
+    """Export an Estimator under `folder`; return where: a folder named by the time."""
+    prefix = str(checkpoint.prefix)
+    written = estimator.export_saved_model(
+        str(folder), receiver, checkpoint_path=prefix, as_text=export.as_text
+    )
+    return Path(os.fsdecode(written))
+
+
+def _export(write: Callable[[Path], Path], run: Run) -> Path:
     """Leave the SavedModel in `<base>/.candidate-<run id>/`, or nothing."""
     path = run.model_base_path / f".candidate-{run.run_id}"
     partial = path.with_name(f"{path.name}.partial")
@@ -52,37 +90,42 @@ def _export(estimator: Any, receiver: Callable[[], Any], checkpoint: Checkpoint,
     with explained(writes_to=run.model_base_path):
         partial.mkdir(parents=True)
         try:
-            written = estimator.export_saved_model(
-                str(partial), receiver, checkpoint_path=str(checkpoint.prefix)
-            )
-            os.rename(written, path)  # the Estimator puts it into a folder named by the time
+            os.rename(write(partial), path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
-def _signatures(path: Path, export: ExportConfig) -> tuple[Signature, ...]:
+def _signatures(path: Path, export: ExportConfig, data: DataConfig) -> tuple[Signature, ...]:
     definitions = saved_models.serving_signature_defs(path)
-    raw = [name for name in definitions if export.receivers == (RAW,) or name.startswith(f"{RAW}:")]
+    raw = [name for name, each in definitions.items() if takes_features(name, each, export, data.features)]
     if not definitions:
         message = "the exported model has no signature that can be served"
         raise ModelError(
-            message, "raw receivers need a PredictOutput among export_outputs; parsing ones take any"
+            message,
+            "raw receivers need a PredictOutput among export_outputs; parsing ones take any; logs/export.log "
+            "says of each output why it was left out",
         )
-    return saved_models.signatures(path, raw)
+    found = saved_models.signatures(path, raw)
+    for signature in found:
+        if signature.receiver == RAW:
+            require_askable(signature.name, signature.inputs, data.features)
+    return found
 
 
-def _answer(
-    estimator: Any, signatures: tuple[Signature, ...], data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, samples: int, offline: Path,
-) -> int:  # fmt: skip
-    """Write the sample examples and the answers to them into `offline`; return how many they are."""
+def _sampled(examples: Examples, samples: int, offline: Path) -> int:
+    """Write the first `samples` sample examples into an empty `offline`; return how many there are."""
     shutil.rmtree(offline, ignore_errors=True)
     offline.mkdir(parents=True)
-    asked = offline_answers.examples_file(offline)
     records = read_records(examples.sample.files, limit=samples)
-    write_records(asked, records)
-    answers = predict_signatures(estimator, checkpoint.prefix, asked, data)
-    for signature in signatures:
-        offline_answers.write(offline, signature.name, answers[signature.name.removeprefix(f"{RAW}:")])
+    write_records(offline_answers.examples_file(offline), records)
     return len(records)
+
+
+def _write_answers(
+    answers: Mapping[str, Mapping[str, Any]], signatures: tuple[Signature, ...], offline: Path
+) -> None:
+    """Write what each signature should answer; one of an alternative receiver is named `receiver:head`."""
+    for signature in signatures:
+        head = signature.name if signature.name in answers else signature.name.partition(":")[2]
+        offline_answers.write(offline, signature.name, answers[head])

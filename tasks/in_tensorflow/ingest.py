@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.features import stored_in_examples
 from configs.schema import DataConfig
 from tasks.artifacts import Examples, Run
 from tasks.errors import DataError
@@ -95,6 +96,6 @@ def _split(
 def _batches(data: DataConfig, files: list[Path]) -> Iterator[Batch]:
     for file in files:
         if data.format == "csv":
-            yield from csv_batches(file, examples_spec(data))
+            yield from csv_batches(file, stored_in_examples(examples_spec(data)))
         else:
             yield from tfrecord_batches(file, data.compression)

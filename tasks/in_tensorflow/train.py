@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import DataConfig, ModelConfig, TrainingConfig
-from tasks import accelerators, estimators
+from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from tasks import accelerators, checkpoint_choice, checkpoints, estimators, strategies, warm_start
 from tasks.artifacts import Checkpoint, Examples, Run
+from tasks.best_checkpoints import KeepBest
 from tasks.canned_estimators import seen_in_training
+from tasks.cluster_training import Chief
 from tasks.errors import ModelError
+from tasks.preprocessing import preprocess_of
 from tasks.tensorflow_errors import explained
-from tasks.tf_examples import training_batches
-from tasks.training_hooks import ReportProgress, StopOnSigterm
+from tasks.tf_examples import Position, batches, training_batches
+from tasks.training_hooks import ReportEvaluation, ReportProgress, StopOnSigterm, WarnOfRandomOps
 
 EXIT_CODE_OF_SIGTERM = 143
 
@@ -23,27 +27,74 @@ EXIT_CODE_OF_SIGTERM = 143
 def run(
     progress: Callable[[Mapping[str, Any]], None],
     model: ModelConfig, training: TrainingConfig, data: DataConfig, examples: Examples, run: Run,
+    evaluation: EvaluationConfig | None = None, checkpoint: str | int = "latest",
 ) -> Checkpoint:  # fmt: skip
-    """Train from the newest checkpoint in `run.model_dir`, if there is one, and leave a new one.
+    """Train from the newest whole checkpoint in `run.model_dir`, if there is one, and leave a new one.
 
-    On SIGTERM the checkpoint of the step then reached is saved, and the process exits with 143. Raises
-    EnvironmentFault or ModelError before anything is on disk when there is no such accelerator or the
-    Estimator cannot be built.
+    Returns the one that `checkpoint` (`export.checkpoint`) means. On SIGTERM the checkpoint of the step
+    then reached is saved, and the process exits with 143. Raises EnvironmentFault or ModelError before
+    anything is on disk when there is no such accelerator or the Estimator cannot be built.
     """
-    session_config = accelerators.claim(training.accelerator, training.gpu_memory_growth)
-    estimator = estimators.build(model, training, data, run, session_config)
-    seen = seen_in_training(model, data)
-    reporter, stopper = ReportProgress(progress, training), StopOnSigterm()
-    with stopper.listening(), explained(writes_to=run.model_dir):
-        estimator.train(
-            lambda: training_batches(examples.train.files, seen, training),
-            hooks=[reporter, stopper],
-            max_steps=training.max_steps,
+    if training.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    chief = Chief(training, {
+        "model": model, "training": training, "data": data, "examples": examples, "run": run,
+        "evaluation": evaluation or EvaluationConfig(),
+    }, run)  # fmt: skip
+    session_config = chief.filtered(accelerators.claim(training.accelerator))
+    strategy = strategies.build(training)
+    batched = strategies.per_replica(training, strategy)
+    estimator = estimators.build(model, training, data, run, session_config, strategy)
+    seen, preprocess = seen_in_training(model, data), preprocess_of(model, run)
+    reporter, stopper, tell = ReportProgress(progress, training), StopOnSigterm(), _teller(progress)
+    first_step = checkpoints.settle(run.model_dir, tell)
+    start = _position(training, examples, first_step)
+
+    batch_size = (evaluation or EvaluationConfig()).batch_size
+
+    def evaluate(prefix: Path) -> dict[str, Any]:
+        step = int(prefix.name.rpartition("-")[2])
+        return dict(estimator.evaluate(
+            lambda: batches(examples.eval.files, data, batch_size, preprocess),
+            checkpoint_path=str(prefix), hooks=[ReportEvaluation(progress, step, training.max_steps)],
+        ))  # fmt: skip
+
+    listeners = []
+    if training.best_checkpoint is not None:
+        listeners.append(
+            KeepBest(training.best_checkpoint, run.model_dir, first_step or 0, evaluate, stopper.is_asked)
         )
-    checkpoint = _newest(run.model_dir, reporter)
-    if stopper.asked and checkpoint.global_step < training.max_steps:
+    warned = [WarnOfRandomOps(tell)] if training.deterministic else []
+    with stopper.listening(), explained(writes_to=run.model_dir):
+        chief.train(
+            estimator,
+            lambda: training_batches(examples.train.files, seen, batched, preprocess, start),
+            lambda: batches(examples.eval.files, data, batch_size, preprocess),
+            hooks=[*warm_start.hooks(training, run, first_step, tell), *warned, reporter, stopper],
+            listeners=listeners,
+            is_stopped=stopper.is_asked,
+        )
+    newest = _newest(run.model_dir, reporter)
+    if stopper.asked and newest.global_step < training.max_steps:
         raise SystemExit(EXIT_CODE_OF_SIGTERM)
-    return checkpoint
+    return _chosen(checkpoint, newest, run)
+
+
+def _teller(progress: Callable[[Mapping[str, Any]], None]) -> Callable[[str], None]:
+    """Return what tells a line to the stage's log, to whoever watches, and to the run's log."""
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        progress({"message": line, "logged": True})
+
+    return tell
+
+
+def _position(training: TrainingConfig, examples: Examples, first_step: int | None) -> Position | None:
+    """Return where input begins; None where its order may differ from run to run."""
+    if not training.deterministic:
+        return None
+    return Position((first_step or 0) * training.batch_size, examples.train.examples)
 
 
 def _newest(model_dir: Path, reporter: ReportProgress) -> Checkpoint:
@@ -52,6 +103,15 @@ def _newest(model_dir: Path, reporter: ReportProgress) -> Checkpoint:
         raise ModelError(
             f"training left no checkpoint in {model_dir}", "does its model_fn return a train_op?"
         )
-    step = int(tf.train.load_variable(prefix, tf.compat.v1.GraphKeys.GLOBAL_STEP))
+    step = checkpoints.step_of(Path(prefix))
     first_step = step if reporter.loss is None else reporter.first_step
     return Checkpoint(Path(prefix), step, reporter.loss, reporter.steps_per_second(), first_step)
+
+
+def _chosen(wanted: str | int, newest: Checkpoint, run: Run) -> Checkpoint:
+    """Return the checkpoint to evaluate and export, with all that is to be known of it."""
+    prefix, reason = checkpoint_choice.choose(wanted, run.model_dir, run.source, newest.prefix)
+    damaged = ", ".join(checkpoints.set_aside(run.model_dir))
+    notes = (reason, warm_start.proved(run.model_dir), f"set aside as damaged: {damaged}" if damaged else "")
+    step = newest.global_step if prefix == newest.prefix else checkpoints.step_of(prefix)
+    return replace(newest, prefix=prefix, global_step=step, notes=tuple(filter(None, notes)))

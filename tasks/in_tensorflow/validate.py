@@ -9,11 +9,11 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from configs.schema import DataConfig, ValidationConfig
-from tasks import accelerators, comparison, offline_answers, saved_models
-from tasks.artifacts import Candidate, Check, Validation
+from tasks import accelerators, comparison, offline_answers, saved_models, validation_inputs
+from tasks.artifacts import Candidate, Check, Run, Validation
 from tasks.errors import Rejected
 from tasks.request_inputs import request_inputs
-from tasks.signature_runs import Outcome, SignatureRun
+from tasks.signature_runs import Arrays, Outcome, SignatureRun
 from tasks.tf_examples import read_records
 
 _ROUNDING = 1024  # ULPs that adding up in another order can make of a sum near 0
@@ -27,32 +27,51 @@ class _Result:
 
 def run(
     _progress: Callable[[Mapping[str, Any]], None],
-    validation: ValidationConfig, data: DataConfig, candidate: Candidate,
+    validation: ValidationConfig, data: DataConfig, candidate: Candidate, run: Run | None = None,
 ) -> Validation:  # fmt: skip
-    """Run every signature over the sample examples in each batch size. Raises Rejected, with all checks."""
+    """Run every signature over the sample examples in each batch size, and what `validation.inputs` give.
+
+    `run` is where the files of those are, and their outputs go. Raises Rejected, with all checks.
+    """
     session_config = accelerators.claim("cpu")
     records = read_records([offline_answers.examples_file(candidate.offline)], limit=validation.samples)
     # Parsed here: within the session below, ops would be added to the loaded graph.
     inputs = {each.name: request_inputs(each, records, data.features) for each in candidate.signatures}
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=session_config) as session:
-        definitions = _load(session, candidate)
-        results = [
-            result
-            for name, arrays in inputs.items()
-            for result in _results(
-                SignatureRun(session, name, definitions[name], arrays), validation, candidate
-            )
-        ]
-    checks = tuple(result.check for result in results)
+    results: list[_Result] = []
+    for tags in candidate.tag_sets:
+        if saved_models.SERVE in tags.split(","):
+            results += _of_meta_graph(tags, inputs, validation, candidate, session_config)
+    asked = validation_inputs.checks(validation, candidate, run) if run is not None else []
+    checks = (*(result.check for result in results), *asked)
     problems = [result.outcome.problem for result in results if result.outcome.problem]
+    problems += [f"{check.name}: {check.rule}: {check.observed}" for check in asked if not check.passed]
     if problems:
         rest = f" ({len(problems)} of {len(checks)} checks failed)"
         raise Rejected(f"validation: {problems[0]}{rest}", _hint(results), checks)
     return Validation(checks, sum(result.outcome.numbers for result in results))
 
 
+def _of_meta_graph(
+    tags: str, inputs: Mapping[str, Arrays], validation: ValidationConfig, candidate: Candidate,
+    session_config: Any,
+) -> list[_Result]:  # fmt: skip
+    """Run every signature of one MetaGraph, in a session of its own."""
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=session_config) as session:
+        definitions = _load(session, candidate, tags)
+        return [
+            result
+            for name, arrays in inputs.items()
+            if name in definitions
+            for result in _results(
+                SignatureRun(session, name, definitions[name], arrays), tags, validation, candidate
+            )
+        ]
+
+
 def _hint(results: list[_Result]) -> str:
     """Tell rounding from a model that answers differently."""
+    if all(result.check.passed for result in results):
+        return "estimator.predict agrees; what the outputs were is in the folder that the check names"
     furthest = max(result.outcome.largest_ulps for result in results)
     if furthest <= _ROUNDING:
         return (
@@ -65,24 +84,27 @@ def _hint(results: list[_Result]) -> str:
     )
 
 
-def _load(session: Any, candidate: Candidate) -> Mapping[str, Any]:
-    """Load the candidate by the tag `serve`; return its SignatureDefs. Raises Rejected."""
+def _load(session: Any, candidate: Candidate, tags: str) -> Mapping[str, Any]:
+    """Load one MetaGraph of the candidate by its tags; return its SignatureDefs. Raises Rejected."""
     try:
-        graph = tf.compat.v1.saved_model.loader.load(session, [saved_models.SERVE], str(candidate.path))
+        graph = tf.compat.v1.saved_model.loader.load(session, tags.split(","), str(candidate.path))
     except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
-        check = Check("load", "loads by the tag serve", type(error).__name__, None, passed=False)
+        check = Check("load", f"loads by the tags {tags}", type(error).__name__, None, passed=False)
         message = f"validation: the candidate {candidate.path} does not load: {error}"
         raise Rejected(message, "a server could not load it either", (check,)) from error
     return graph.signature_def  # type: ignore[no-any-return]
 
 
-def _results(asked: SignatureRun, validation: ValidationConfig, candidate: Candidate) -> Iterator[_Result]:
-    """Yield a result for each batch size."""
+def _results(
+    asked: SignatureRun, tags: str, validation: ValidationConfig, candidate: Candidate
+) -> Iterator[_Result]:
+    """Yield a result for each batch size; what `serve` answers is named by the signature alone."""
+    name = asked.name if tags == saved_models.SERVE else f"{tags}: {asked.name}"
     most = comparison.limit(validation.tolerance)
     expected = offline_answers.read(candidate.offline, asked.name)
     for size in validation.batch_sizes:
         outcome = _outcome(asked, expected, asked.examples if size == "all" else size, most)
-        yield _Result(_check(asked.name, size, outcome, most), outcome)
+        yield _Result(_check(name, size, outcome, most), outcome)
 
 
 def _outcome(asked: SignatureRun, expected: Any, batch_size: int, most_ulps: int) -> Outcome:

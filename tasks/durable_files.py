@@ -1,0 +1,31 @@
+"""Files that are whole or not there, whatever is killed and whenever the power goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write(file: Path, content: bytes, *, synced: bool = True) -> None:
+    """Make `file` hold `content`, at one instant, and where `synced` on disk. Makes its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        if synced:
+            sync(partial)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if synced:
+        sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Return once a file's content, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

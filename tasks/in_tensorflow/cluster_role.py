@@ -1,0 +1,40 @@
+"""Program of every process of `training.cluster` but the chief, which is the program `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from tasks import accelerators, cluster_training, estimators, strategies
+from tasks.artifacts import Examples, Run
+from tasks.canned_estimators import seen_in_training
+from tasks.cluster import Task
+from tasks.preprocessing import preprocess_of
+from tasks.tensorflow_errors import explained
+from tasks.tf_examples import batches, training_batches
+
+
+def run(
+    _progress: Callable[[Mapping[str, Any]], None],
+    model: ModelConfig, training: TrainingConfig, data: DataConfig, examples: Examples, run: Run,
+    evaluation: EvaluationConfig, task: Task,
+) -> None:  # fmt: skip
+    """Be a worker up to max_steps, the evaluator up to their checkpoint, or a parameter server for ever.
+
+    SIGTERM ends it at once, as it ends any process: the chief alone has something to save.
+    """
+    task.join()
+    accelerator = training.accelerator if task.type == "worker" else "cpu"
+    session_config = cluster_training.filtered(accelerators.claim(accelerator), task)
+    strategy = None if task.type == "evaluator" else strategies.build(training)
+    estimator = estimators.build(model, training, data, run, session_config, strategy)
+    own = cluster_training.own_order(strategies.per_replica(training, strategy), task)
+    seen, preprocess = seen_in_training(model, data), preprocess_of(model, run)
+    with explained(writes_to=run.model_dir):
+        cluster_training.train_and_evaluate(
+            estimator,
+            lambda: training_batches(examples.train.files, seen, own, preprocess),
+            lambda: batches(examples.eval.files, data, evaluation.batch_size, preprocess),
+            training,
+        )
