@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from slipway_command import Slipway, free_port
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("slipway", deadline=None)
+settings.load_profile("slipway")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
