@@ -37,47 +37,69 @@ def run(
     """
     if training.deterministic:
         tf.config.experimental.enable_op_determinism()
+    evaluation = evaluation or EvaluationConfig()
     chief = Chief(training, {
         "model": model, "training": training, "data": data, "examples": examples, "run": run,
-        "evaluation": evaluation or EvaluationConfig(),
+        "evaluation": evaluation,
     }, run)  # fmt: skip
     session_config = chief.filtered(accelerators.claim(training.accelerator))
     strategy = strategies.build(training)
-    batched = strategies.per_replica(training, strategy)
     estimator = estimators.build(model, training, data, run, session_config, strategy)
-    seen, preprocess = seen_in_training(model, data), preprocess_of(model, run)
     reporter, stopper, tell = ReportProgress(progress, training), StopOnSigterm(), _teller(progress)
     first_step = checkpoints.settle(run.model_dir, tell)
     start = _position(training, examples, first_step)
-
-    batch_size = (evaluation or EvaluationConfig()).batch_size
-
-    def evaluate(prefix: Path) -> dict[str, Any]:
-        step = int(prefix.name.rpartition("-")[2])
-        return dict(estimator.evaluate(
-            lambda: batches(examples.eval.files, data, batch_size, preprocess),
-            checkpoint_path=str(prefix), hooks=[ReportEvaluation(progress, step, training.max_steps)],
-        ))  # fmt: skip
-
-    listeners = []
-    if training.best_checkpoint is not None:
-        listeners.append(
-            KeepBest(training.best_checkpoint, run.model_dir, first_step or 0, evaluate, stopper.is_asked)
-        )
+    train_input = _train_input(model, strategies.per_replica(training, strategy), data, examples, run, start)
+    eval_input = _eval_input(model, evaluation, data, examples, run)
+    evaluate = _evaluator(estimator, eval_input, training, progress)
     warned = [WarnOfRandomOps(tell)] if training.deterministic else []
     with stopper.listening(), explained(writes_to=run.model_dir):
         chief.train(
-            estimator,
-            lambda: training_batches(examples.train.files, seen, batched, preprocess, start),
-            lambda: batches(examples.eval.files, data, batch_size, preprocess),
+            estimator, train_input, eval_input,
             hooks=[*warm_start.hooks(training, run, first_step, tell), *warned, reporter, stopper],
-            listeners=listeners,
+            listeners=_listeners(training, run, first_step or 0, evaluate, stopper),
             is_stopped=stopper.is_asked,
-        )
+        )  # fmt: skip
     newest = _newest(run.model_dir, reporter)
     if stopper.asked and newest.global_step < training.max_steps:
         raise SystemExit(EXIT_CODE_OF_SIGTERM)
     return _chosen(checkpoint, newest, run)
+
+
+def _train_input(
+    model: ModelConfig, training: TrainingConfig, data: DataConfig, examples: Examples, run: Run,
+    start: Position | None,
+) -> Callable[[], Any]:  # fmt: skip
+    seen, preprocess = seen_in_training(model, data), preprocess_of(model, run)
+    return lambda: training_batches(examples.train.files, seen, training, preprocess, start)
+
+
+def _eval_input(
+    model: ModelConfig, evaluation: EvaluationConfig, data: DataConfig, examples: Examples, run: Run
+) -> Callable[[], Any]:
+    preprocess = preprocess_of(model, run)
+    return lambda: batches(examples.eval.files, data, evaluation.batch_size, preprocess)
+
+
+def _evaluator(
+    estimator: Any, eval_input: Callable[[], Any], training: TrainingConfig,
+    progress: Callable[[Mapping[str, Any]], None],
+) -> Callable[[Path], dict[str, Any]]:  # fmt: skip
+    """Return what evaluates a checkpoint on the eval split while training goes on."""
+
+    def evaluate(prefix: Path) -> dict[str, Any]:
+        told = ReportEvaluation(progress, checkpoints.step_of(prefix), training.max_steps)
+        return dict(estimator.evaluate(eval_input, checkpoint_path=str(prefix), hooks=[told]))
+
+    return evaluate
+
+
+def _listeners(
+    training: TrainingConfig, run: Run, first_step: int,
+    evaluate: Callable[[Path], dict[str, Any]], stopper: StopOnSigterm,
+) -> list[Any]:  # fmt: skip
+    """Return what is to be done whenever a checkpoint was saved."""
+    best = training.best_checkpoint
+    return [KeepBest(best, run.model_dir, first_step, evaluate, stopper.is_asked)] if best else []
 
 
 def _teller(progress: Callable[[Mapping[str, Any]], None]) -> Callable[[str], None]:
