@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def engine() -> docker.DockerClient:
         client = docker.from_env(timeout=60)
         client.ping()
     except DockerException as error:
-        reason = str(error).rpartition("(")[0].strip() or str(error)
+        # The SDK's text is a nest of exceptions; the innermost quoted words are the operating system's.
+        reason = (re.findall(r"'([^']+)'", str(error)) or [str(error)])[-1]
         raise EnvironmentFault(
             f"no Docker engine answers: {reason}",
             "start one, or set deployment.target to process (or auto)",

@@ -19,6 +19,13 @@ from slipway_command import Slipway, free_port
 settings.register_profile("slipway", deadline=None)
 settings.load_profile("slipway")
 
+SLOW = (
+    "test_benchmarks", "test_best_checkpoint", "test_cluster", "test_graph_pipelines",
+    "test_model_server_lifecycle", "test_resume", "test_saved_model_cli", "test_strategies",
+    "test_training", "test_warm_start",
+)  # fmt: skip
+"""Modules whose tests take long enough to be left out of `make test-fast`, as whole flows are."""
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -42,7 +49,10 @@ def _why_no_docker() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip Docker tests with the reason where no engine answers; in CI let them fail instead."""
+    """Call whole flows slow; skip Docker tests, with the reason, where no engine answers, but not in CI."""
+    for item in items:
+        if "prefect_api" in getattr(item, "fixturenames", ()) or item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
     marked = [item for item in items if item.get_closest_marker("docker")]
     if not marked or os.environ.get("SLIPWAY_REQUIRE_DOCKER"):
         return
