@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tasks import durable_files
 from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
 
@@ -87,7 +88,7 @@ def publish(
             (candidate / _ORIGIN).write_text(json.dumps(dict(origin)))
         _let_servers_read(candidate)
         _sync_tree(candidate)
-        _write_highest(base, number)
+        durable_files.write(base / _HIGHEST, f"{number}\n".encode())
         os.rename(candidate, folder)
         sync(base)
     return folder
@@ -118,13 +119,6 @@ def _highest_ever(base: Path) -> int:
     if recorded.is_file() and (text := recorded.read_text().strip()).isdigit():
         numbers.append(int(text))
     return max(numbers, default=0)
-
-
-def _write_highest(base: Path, number: int) -> None:
-    partial = base / f"{_HIGHEST}.partial"
-    partial.write_text(f"{number}\n")
-    sync(partial)
-    os.replace(partial, base / _HIGHEST)
 
 
 def _let_servers_read(folder: Path) -> None:

@@ -6,12 +6,12 @@ A server outlives the run that started it, so what is needed to find, reuse and 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from configs.home import servers_folder
+from tasks import durable_files
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,8 @@ def settle(model_name: str) -> None:
 
 
 def _write(file: Path, record: ServerRecord) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    partial.replace(file)
+    text = json.dumps(asdict(record), indent=2) + "\n"
+    durable_files.write(file, text.encode(), synced=False)
 
 
 def mark_stopped(record: ServerRecord) -> None:
