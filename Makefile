@@ -22,7 +22,8 @@ install: .venv/.installed  ## make .venv from the lock (Python 3.10 or 3.11 is a
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 11) else "Slipway needs Python 3.10 or 3.11 (TensorFlow 2.15 has no others), found " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@echo "making .venv from requirements.lock (about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# -c too: pip 23 takes no pin of a package for one of its extras, such as sqlalchemy[asyncio]
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -c requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
@@ -33,6 +34,10 @@ test: check  ## check, then run all tests; those that need a Docker engine skip 
 .PHONY: test-fast
 test-fast: install  ## the tests that take seconds
 	@$(BIN)/python -m pytest -q -m "not docker and not slow"
+
+.PHONY: faults
+faults: install  ## kill, fill, cut and race deploys under a client; prints what each fault came to (minutes)
+	@$(BIN)/python -m pytest -q tests/test_faults.py
 
 .PHONY: check
 check: install  ## ruff, mypy --strict, import-linter, and that generated docs are current
@@ -46,18 +51,34 @@ check: install  ## ruff, mypy --strict, import-linter, and that generated docs a
 bench-training: install  ## measure training through Slipway beside the same Estimator called bare (minutes)
 	@$(BIN)/python benchmarks/training.py
 
+.PHONY: bench-server
+bench-server: install  ## measure the model server beside a plain grpcio server, and an official one if there is (minutes)
+	@$(BIN)/python benchmarks/server.py
+
 .PHONY: format
 format: install  ## let ruff format and sort
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: install  ## generate the reference of pipeline.yaml from its schema
+docs: install  ## generate the reference from the schema and the command
 	@$(BIN)/python docs/generate.py
+
+.PHONY: screenshots
+screenshots: install  ## take docs/screenshots anew, of a run in the real Prefect UI (needs chromium)
+	@SLIPWAY_REQUIRE_BROWSER=1 SLIPWAY_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q -m browser
 
 .PHONY: ui
 ui: install  ## start the Prefect UI on 127.0.0.1 and print its address
 	@$(BIN)/slipway ui
+
+.PHONY: tensorboard
+tensorboard: install  ## show the curves of every run in TensorBoard, on 127.0.0.1:6006
+	@$(BIN)/tensorboard --logdir "$${SLIPWAY_HOME:-var}/runs" --host 127.0.0.1 --port 6006
+
+.PHONY: alerts
+alerts: install  ## have Prefect notify SLIPWAY_ALERT_WEBHOOK or SLIPWAY_ALERT_APPRISE of bad nights
+	@$(BIN)/slipway alerts $(PIPELINE)
 
 .PHONY: stop
 stop: install  ## stop the server that the demo started

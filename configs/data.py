@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from configs.data_gates import DataGates
 from configs.features import FeatureSpecs, stored_in_examples
 from configs.slices import Reference, Slice
 
@@ -55,6 +56,8 @@ class DataConfig(Slice):
 
     split: SplitConfig = SplitConfig()
 
+    gates: DataGates = DataGates()
+
     @model_validator(mode="after")
     def _has_one_source(self) -> DataConfig:
         if (self.ingest is None) == (self.files is None):
@@ -78,4 +81,10 @@ class DataConfig(Slice):
         by, known = self.split.by, list(stored_in_examples({**self.features, **self.label}))
         if by is not None and by not in known:
             raise ValueError(f"split.by names {by!r}, which is not one of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_fit_the_features(self) -> DataConfig:
+        for problem in self.gates.problems(stored_in_examples({**self.features, **self.label})):
+            raise ValueError(problem)
         return self

@@ -6,13 +6,10 @@ anyone, and a server started by `slipway ui` is used where it answers.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import urllib.request
-from pathlib import Path
 
 from configs.home import home
+from configs.ui_address import ui_api
 
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -23,11 +20,6 @@ _DEFAULTS = {
 }
 
 
-def ui_record() -> Path:
-    """Return the file in which `slipway ui` notes the address of its API while it runs."""
-    return home() / "servers" / ".prefect-ui.json"
-
-
 def prepare() -> None:
     """Set the defaults."""
     for name, value in _DEFAULTS.items():
@@ -35,20 +27,10 @@ def prepare() -> None:
     if {"PREFECT_HOME", "PREFECT_PROFILE"} & set(os.environ):
         return
     prefect_home = home() / "prefect"
-    prefect_home.mkdir(parents=True, exist_ok=True)
+    prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes it too, but with a warning
     os.environ["PREFECT_HOME"] = str(prefect_home)
-    if "PREFECT_API_URL" not in os.environ and (api := _running_ui()) is not None:
+    if "PREFECT_API_URL" not in os.environ and (api := ui_api()) is not None:
         os.environ["PREFECT_API_URL"] = api
-
-
-def _running_ui() -> str | None:
-    """Return the API address of a server that `slipway ui` started and that answers."""
-    try:
-        api = str(json.loads(ui_record().read_text())["api"])
-        with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
-            return api
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return None
 
 
 prepare()

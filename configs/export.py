@@ -22,18 +22,27 @@ Receiver = Annotated[
 
 TagSet = Annotated[tuple[Annotated[str, Field(pattern=r"^[^,\s]+$")], ...], Field(min_length=1)]
 MANIFEST = "manifest.json"
+ANSWERS = "answers"
+"""Folder in assets.extra: what the version should answer and what it was made of, for its owner's eyes."""
+
+
+SEAL = "SHA256SUMS"
+"""File in assets.extra: a digest of every other file of the version."""
 
 
 def _stays_inside(destination: str) -> str:
     path = PurePosixPath(destination)
     if path.is_absolute() or ".." in path.parts or path == PurePosixPath() or "\0" in destination:
         raise ValueError("a destination is a path inside assets.extra, without '..'")
-    if str(path) == MANIFEST:
-        raise ValueError(f"{MANIFEST} is written by Slipway: choose another name")
+    if path.parts[0] in (MANIFEST, ANSWERS, SEAL):
+        raise ValueError(f"{path.parts[0]} is written by Slipway: choose another name")
     return str(path)
 
 
 ExtraAsset = Annotated[str, AfterValidator(_stays_inside)]
+
+
+BatchSize = PositiveInt | Literal["all"]
 
 
 class ExportConfig(Slice):
@@ -136,11 +145,12 @@ class ValidationConfig(Slice):
     samples: PositiveInt = 64
     """Most examples of the sample split that are run."""
 
-    batch_sizes: Annotated[tuple[PositiveInt | Literal["all"], ...], Field(min_length=1)] = (1, 2, "all")
+    batch_sizes: Annotated[tuple[BatchSize, ...], Field(min_length=1)] = (1, 2, 8, "all")
     """Batch sizes in which every signature runs over the samples."""
 
     tolerance: Tolerance = "exact"
-    """How far an output may lie from what `estimator.predict` says: `exact`, or `{ulps: 4}`."""
+    """How far an output may lie from what `estimator.predict` says: `exact`, `{ulps: 4}` or
+    `{rtol: 1e-5}`."""
 
     inputs: tuple[ValidationInput, ...] = ()
     """Inputs of your own, and what they must answer, in the forms of `saved_model_cli run`."""

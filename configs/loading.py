@@ -1,4 +1,4 @@
-"""Reading a `pipeline.yaml`: `load_pipeline()` is the only reader of YAML in the project.
+"""Reading a `pipeline.yaml` (`load_pipeline()`), and every other YAML, strictly (`load_strictly()`).
 
 Every error says where: file, line, column and key path; unknown keys name the nearest known one.
 """
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,7 @@ from configs.errors import ConfigError
 from configs.schema import PipelineConfig
 
 Key = str | int
+Model = TypeVar("Model", bound=BaseModel)
 # What PyYAML's safe constructors raise besides its own errors, for such as `!!bool x` or `[[[[…`.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
@@ -54,11 +55,19 @@ def load_pipeline(path: Path | str, overrides: Mapping[str, Any] | None = None) 
     values = document.values
     for key_path, value in (overrides or {}).items():
         _override(values, key_path, value)
+    return Pipeline(_validated(PipelineConfig, document, overrides or {}), file)
+
+
+def load_strictly(model: type[Model], file: Path) -> Model:
+    """Read the YAML `file` as a `model`. Raises ConfigError, with all that is wrong in one message."""
+    return _validated(model, _Document.read(file), {})
+
+
+def _validated(model: type[Model], document: _Document, overrides: Mapping[str, Any]) -> Model:
     try:
-        config = PipelineConfig.model_validate(values)
+        return model.model_validate(document.values)
     except ValidationError as error:
-        raise ConfigError(_describe(error, document, overrides or {})) from None
-    return Pipeline(config, file)
+        raise ConfigError(_describe(error, model, document, overrides)) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -189,14 +198,16 @@ def _override(values: dict[str, Any], key_path: str, value: Any) -> None:
     target[last] = value
 
 
-def _describe(error: ValidationError, document: _Document, overrides: Mapping[str, Any]) -> str:
+def _describe(
+    error: ValidationError, model: type[BaseModel], document: _Document, overrides: Mapping[str, Any]
+) -> str:
     lines = []
     for detail in error.errors(include_url=False):
         keys = _keys_in(document.values, detail)
         path = ".".join(str(key) for key in keys)
         place = _overriding(path, overrides) or document.place(keys)
         subject = f": '{path}'" if path else ""
-        lines.append(f"{place}{subject}{_problem(detail, keys)}")
+        lines.append(f"{place}{subject}{_problem(detail, keys, model)}")
     return "\n".join(lines)
 
 
@@ -226,10 +237,10 @@ def _has(values: Any, step: Key) -> bool:
     return isinstance(values, dict) and step in values
 
 
-def _problem(detail: ErrorDetails, keys: Sequence[Key]) -> str:
+def _problem(detail: ErrorDetails, keys: Sequence[Key], model: type[BaseModel]) -> str:
     kind, found = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        return f" is not a known key{_suggestion(str(keys[-1]), _valid_keys(detail))}"
+        return f" is not a known key{_suggestion(str(keys[-1]), _valid_keys(detail, model))}"
     if kind == "missing":
         return " is required"
     if kind == "invalid_key":
@@ -248,12 +259,12 @@ def _suggestion(key: str, valid: list[str]) -> str:
     return f": did you mean '{near[0]}'?" if near else known
 
 
-def _valid_keys(detail: ErrorDetails) -> list[str]:
+def _valid_keys(detail: ErrorDetails, model: type[BaseModel]) -> list[str]:
     """Return the keys that the slice at this location knows."""
-    model: Any = PipelineConfig
+    found: Any = model
     for step in detail["loc"][:-1]:
-        model = _step_into(model, step)
-    models = list(_models_in(model))
+        found = _step_into(found, step)
+    models = list(_models_in(found))
     fields = models[0].model_fields if len(models) == 1 else {}
     return sorted(field.alias or name for name, field in fields.items())
 

@@ -25,7 +25,7 @@ class ModelConfig(Slice):
 
     graph: Reference | None = None
     """Callable that builds a TF1 graph, without an Estimator: `graph.py:build_graph`, called with
-    (features: dict, labels, tags: tuple, params: dict); see `tasks/graph_pipelines.py` for what it
+    (features: dict, labels, tags: tuple, params: dict); see `tasks/estimators/graph_pipelines.py` for what it
     returns."""
 
     params: dict[str, Any] = {}

@@ -15,18 +15,32 @@ from configs.data import DataConfig, SplitConfig
 from configs.export import ExportConfig, ValidationConfig, ValidationInput
 from configs.home import default_model_base_path
 from configs.model import ModelConfig
-from configs.serving import OWN_FLAGS, DeploymentConfig, ServerConfig, SmokeTestConfig
-from configs.slices import Slice, Tolerance, Ulps
+from configs.serving import (
+    OWN_FLAGS,
+    CanaryConfig,
+    DeploymentConfig,
+    GoldenConfig,
+    LatencyConfig,
+    ServerConfig,
+    SmokeTestConfig,
+)
+from configs.slices import Rtol, Slice, Tolerance, Ulps
 from configs.training import EvaluationConfig, Threshold, TrainingConfig
 
 __all__ = [
     "OWN_FLAGS",
+    "CanaryConfig",
     "DataConfig",
     "DeploymentConfig",
     "EvaluationConfig",
     "ExportConfig",
+    "GoldenConfig",
+    "LatencyConfig",
     "ModelConfig",
+    "Name",
     "PipelineConfig",
+    "Recipe",
+    "Rtol",
     "ServerConfig",
     "SmokeTestConfig",
     "SplitConfig",
@@ -39,10 +53,22 @@ __all__ = [
 ]
 
 
+class Recipe(Slice):
+    """What an Estimator is made of: every stage that trains, evaluates or exports it builds it anew."""
+
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
 class PipelineConfig(Slice):
     """All of a `pipeline.yaml`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Name
     """Name of the pipeline and of the served model: lower-case letters, digits, `-` and `_`."""
 
     data: DataConfig
@@ -53,6 +79,7 @@ class PipelineConfig(Slice):
     validation: ValidationConfig = ValidationConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     server: ServerConfig = ServerConfig()
+    golden: GoldenConfig = GoldenConfig()
     smoke_test: SmokeTestConfig = SmokeTestConfig()
 
     @model_validator(mode="after")
@@ -61,6 +88,8 @@ class PipelineConfig(Slice):
             raise ValueError("server.image needs deployment.target docker or auto, not process")
         if self.server.executable is not None and self.deployment.target == "docker":
             raise ValueError("server.executable needs deployment.target process or auto, not docker")
+        if self.server != ServerConfig() and self.deployment.target == "external":
+            raise ValueError("server says what a run starts: deployment.target external starts none")
         return self
 
     @model_validator(mode="after")
@@ -74,6 +103,32 @@ class PipelineConfig(Slice):
         if self.model.graph is None and self.export.meta_graphs != (("serve",),):
             raise ValueError("export.meta_graphs are of a graph: they need model.graph")
         return self
+
+    @model_validator(mode="after")
+    def _has_what_is_sliced(self) -> PipelineConfig:
+        known = {**self.data.features, **self.data.label}
+        for name in self.evaluation.slices:
+            spec = known.get(name)
+            if spec is None:
+                raise ValueError(f"evaluation.slices names {name!r}, which is not one of {', '.join(known)}")
+            if spec.kind != "fixed_len" or spec.dtype == "float32" or spec.shape not in ((), (1,)):
+                raise ValueError(
+                    f"evaluation.slices names {name!r}: slices need one int64 or string an example"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _hashes_what_can_be(self) -> PipelineConfig:
+        for name, fate in self.golden.features.items():
+            spec = self.data.features.get(name)
+            if fate == "hash" and spec is not None and spec.dtype == "float32":
+                raise ValueError(f"golden.features.{name}: floats cannot be hashed; drop it or keep it")
+        return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the Estimator is made of."""
+        return Recipe(model=self.model, data=self.data, training=self.training, evaluation=self.evaluation)
 
     @property
     def samples(self) -> int:

@@ -3,36 +3,119 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag, model_validator
 
 from configs.slices import Slice, Tolerance
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+
+
+class LatencyConfig(Slice):
+    """How much slower than the version that serves the candidate may be, each in a server of its own."""
+
+    p50_ratio: PositiveFloat | None = None
+    """Largest acceptable median of the candidate's latencies, in parts of the live version's."""
+
+    p99_ratio: PositiveFloat | None = None
+    """Largest acceptable 99th percentile, likewise."""
+
+    requests: Annotated[int, Field(ge=20)] = 200
+    """Requests of one example to each of the two, in turns. Where a limit is missed, they are asked up to
+    twice more, and the lowest ratio counts: the machine may have been busy, a slow model always is slow."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> LatencyConfig:
+        if self.p50_ratio is None and self.p99_ratio is None:
+            raise ValueError("give 'p50_ratio', 'p99_ratio' or both")
+        return self
+
+
+class CanaryConfig(Slice):
+    """What else is asked of the candidate in a server of its own, besides right answers."""
+
+    latency: LatencyConfig | None = None
+    """Limits of its latency beside that of the version that serves; none by default."""
+
+
+def _canary_form(value: Any) -> str:
+    return "CanaryConfig" if isinstance(value, dict | CanaryConfig) else "switch"
+
+
+CanarySetting = Annotated[
+    Annotated[bool, Tag("switch")] | Annotated[CanaryConfig, Tag("CanaryConfig")],
+    Discriminator(_canary_form),
+]
 
 
 class DeploymentConfig(Slice):
     """Where and how the model is served."""
 
-    target: Literal["auto", "docker", "process"] = "auto"
+    canary: CanarySetting = True
+    """Whether the candidate is first asked in a server of its own, of the same program and flags and on
+    ports that no client knows, before anything of it is published. `false` where memory, or a GPU, does not
+    suffice for two servers: then the first to ask it over gRPC may be a client. `{latency: {p50_ratio: 1.5,
+    p99_ratio: 2}}`: `true`, and no slower than that beside the version that serves."""
+
+    target: Literal["auto", "docker", "process", "external"] = "auto"
     """`docker`: a container. `process`: the same server as a local process. `auto`: a container where a
-    Docker engine answers and its image can be had, else a process."""
+    Docker engine answers and its image can be had, else a process. `external`: a server that somebody else
+    runs, at `host`, which watches the same `export.model_base_path`; a run never starts or stops it."""
+
+    host: Host | None = None
+    """Name or address of the server that `external` means."""
 
     grpc_port: Port = 8500
-    """Port of the gRPC API on 127.0.0.1; 0 picks a free one and keeps it."""
+    """Port of the gRPC API, on 127.0.0.1 or on `host`; 0 picks a free one and keeps it."""
 
     rest_port: Port = 8501
-    """Port of the REST API on 127.0.0.1; 0 picks a free one and keeps it."""
+    """Port of the REST API, on 127.0.0.1 or on `host`; 0 picks a free one and keeps it."""
 
     load_timeout_seconds: PositiveFloat = 120.0
     """Longest time from asking for the new version to its being AVAILABLE, server start included."""
+
+    when_busy: Literal["refuse", "wait"] = "refuse"
+    """What a run does while another run of the pipeline is under way, and a rollback while a deploy is:
+    end at once, or wait for `busy_timeout_seconds` at most."""
+
+    busy_timeout_seconds: PositiveFloat = 3600.0
+    """Longest time that `when_busy: wait` waits."""
+
+    @property
+    def latency_of_canary(self) -> LatencyConfig | None:
+        """How slow the candidate may be; None where that is not limited."""
+        return self.canary.latency if isinstance(self.canary, CanaryConfig) else None
 
     @model_validator(mode="after")
     def _ports_differ(self) -> DeploymentConfig:
         if self.grpc_port == self.rest_port != 0:
             raise ValueError(f"grpc_port and rest_port are both {self.grpc_port}")
         return self
+
+    @model_validator(mode="after")
+    def _external_has_an_address(self) -> DeploymentConfig:
+        if self.target != "external" and self.host is not None:
+            raise ValueError("host is for target external: every other server listens on 127.0.0.1")
+        if self.target == "external" and self.host is None:
+            raise ValueError("target external needs host, the server that somebody else runs")
+        if self.target == "external" and 0 in (self.grpc_port, self.rest_port):
+            raise ValueError("target external needs grpc_port and rest_port: none can be picked there")
+        return self
+
+
+class GoldenConfig(Slice):
+    """Requests that `slipway record` recorded once; every candidate answers them before it is published."""
+
+    file: Path = Path("golden.tfrecord")
+    """TFRecord of PredictionLogs, relative to the YAML, for you to keep under version control; where there is
+    none, none is replayed."""
+
+    features: dict[str, Literal["keep", "drop", "hash"]] = {}
+    """What becomes of a feature, or of an input of a raw signature, when a request is recorded. `hash`: by a
+    key that is thrown away (string and int64). Those of data.features are kept unless listed, labels are
+    always dropped; any other has to be listed, so that nothing private travels unseen."""
 
 
 OWN_FLAGS = frozenset({"port", "rest_api_port", "model_name", "model_base_path"})
@@ -47,6 +130,11 @@ class ServerConfig(Slice):
     executable: Path | None = None
     """Program to run in place of ours, a `tensorflow_model_server` for one."""
 
+    network: Literal["published", "host"] = "published"
+    """How a container is reached. `published`: in a network of its own, its ports published on 127.0.0.1.
+    `host`: in the machine's network, listening on 127.0.0.1: a changed image or flag takes over without a
+    gap then, but the model's code can reach whatever else listens there."""
+
     flags: dict[str, str | bool | int | float] = {}
     """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`."""
 
@@ -54,6 +142,8 @@ class ServerConfig(Slice):
     def _is_one_server(self) -> ServerConfig:
         if self.image is not None and self.executable is not None:
             raise ValueError("give at most one of 'image' and 'executable'")
+        if self.network == "host" and self.image is not None:
+            raise ValueError("network host is for Slipway's own image: others listen on all addresses")
         owned = sorted(OWN_FLAGS & set(self.flags))
         if owned:
             raise ValueError(f"the flag {owned[0]!r} is set by Slipway (see 'deployment' and 'export')")
@@ -67,7 +157,8 @@ class SmokeTestConfig(Slice):
     """Most examples of the sample split that are asked for."""
 
     tolerance: Tolerance = "exact"
-    """How far a served number may lie from the offline one: `exact`, or `{ulps: 4}`."""
+    """How far a served number may lie from the offline one, and from the one that the export gave in
+    process: `exact`, `{ulps: 4}` or `{rtol: 1e-5}`."""
 
     latency_requests: Annotated[int, Field(ge=20)] = 200
     """Requests of one example, one after the other, from which p50 and p99 are taken."""
@@ -77,3 +168,7 @@ class SmokeTestConfig(Slice):
 
     request_timeout_seconds: PositiveFloat = 10.0
     """Deadline of each request."""
+
+    watch_seconds: NonNegativeFloat = 0.0
+    """How long the new version is asked again and again after its first answers; one wrong or late answer
+    withdraws it."""

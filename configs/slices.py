@@ -23,11 +23,20 @@ class Ulps(Slice):
     """Representable floats that may lie between the two numbers, plus one; 0 is `exact`."""
 
 
+class Rtol(Slice):
+    """Accept floats that differ by at most so large a part of the expected one; all else must be equal."""
+
+    rtol: Annotated[float, Field(gt=0, lt=1)]
+    """|found - expected| at most `rtol` times |expected|, as NumPy has it, without an absolute part."""
+
+
 def _tolerance_form(value: Any) -> str:
+    if isinstance(value, Rtol) or (isinstance(value, dict) and "rtol" in value):
+        return "Rtol"
     return "Ulps" if isinstance(value, dict | Ulps) else "exact"
 
 
 Tolerance = Annotated[
-    Annotated[Literal["exact"], Tag("exact")] | Annotated[Ulps, Tag("Ulps")],
+    Annotated[Literal["exact"], Tag("exact")] | Annotated[Ulps, Tag("Ulps")] | Annotated[Rtol, Tag("Rtol")],
     Discriminator(_tolerance_form),
 ]

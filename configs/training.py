@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from configs.accelerators import Accelerator, Strategy
 from configs.cluster import ClusterConfig
@@ -151,11 +159,80 @@ class Threshold(Slice):
         return self
 
 
+def _margin_form(value: Any) -> str:
+    return "part" if isinstance(value, str) else "number"
+
+
+Margin = Annotated[
+    Annotated[float, Field(ge=0), Tag("number")]
+    | Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?%$"), Tag("part")],
+    Discriminator(_margin_form),
+]
+"""A difference (0.01), or a part of the served version's value ("5%")."""
+
+
+class Change(Slice):
+    """How much worse than the served version's a metric may be, on the same examples."""
+
+    max_drop: Margin | None = None
+    """How far it may fall below, where more is better: 0.01, or 5% of the served version's value."""
+
+    max_rise: Margin | None = None
+    """How far it may rise above, where less is better."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Change:
+        if self.max_drop is None and self.max_rise is None:
+            raise ValueError("give 'max_drop', 'max_rise' or both")
+        return self
+
+
+class SliceGates(Slice):
+    """What metrics must be for every value of `evaluation.slices`, each by itself."""
+
+    min_examples: PositiveInt = 30
+    """Slices of fewer examples are told, and no gate looks at them."""
+
+    thresholds: dict[str, Threshold] = {}
+    """Metric to the range that it must lie in."""
+
+    changes: dict[str, Change] = {}
+    """Metric to how much worse than the served version's, of the same slice, it may be."""
+
+
 class EvaluationConfig(Slice):
     """The gate that a trained model must pass on the eval split."""
 
     thresholds: dict[str, Threshold] = {}
     """Metric name (as the Estimator reports it: accuracy, average_loss …) to the range it must lie in."""
 
+    changes: dict[str, Change] = {}
+    """Metric to how much worse than that of the version served now it may be, on tonight's eval split:
+    {accuracy: {max_drop: 0.01}, average_loss: {max_rise: 5%}}."""
+
+    by_slice: SliceGates = SliceGates()
+
+    no_baseline: Literal["accept", "reject"] = "accept"
+    """What `changes` say where nothing is served yet, or what is served cannot be measured."""
+
     batch_size: PositiveInt = 256
     """Examples an evaluation step."""
+
+    gate: Literal["enforced", "reported"] = "enforced"
+    """Whether a missed threshold rejects the candidate, or is only told in the verdict. `slipway run
+    --force` is `reported`, for one run. No other gate can be passed over."""
+
+    slices: tuple[str, ...] = ()
+    """Features or labels (one int64 or string an example) whose every value is evaluated by itself, such
+    as [country]: the 20 commonest, for people to look at, and for by_slice."""
+
+    baseline: Literal["served", "none"] = "served"
+    """Also evaluate the version that is served now on tonight's eval split, for comparison; or do not."""
+
+    @model_validator(mode="after")
+    def _has_what_gates_look_at(self) -> EvaluationConfig:
+        if (self.changes or self.by_slice.changes) and self.baseline == "none":
+            raise ValueError("changes are from the version served: they need baseline: served")
+        if (self.by_slice.thresholds or self.by_slice.changes) and not self.slices:
+            raise ValueError("by_slice needs 'slices': the features to slice by")
+        return self

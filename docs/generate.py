@@ -1,4 +1,4 @@
-"""Generate docs/reference/pipeline.md from the schema; with --check only say whether it is current."""
+"""Generate the pages under docs/reference from the code; with --check only say whether they are current."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import command_reference
+import model_server_tables
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -16,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from configs import features
 from configs.schema import PipelineConfig
 
-REFERENCE = Path(__file__).parent / "reference" / "pipeline.md"
+REFERENCE = Path(__file__).parent / "reference"
 
 _HEAD = """\
 # pipeline.yaml
@@ -61,7 +63,9 @@ def _row(key: str, field: FieldInfo) -> Iterator[str]:
     yield f"| `{key}` | {_type(field)} | {_default(field)} | {meaning} |"
     nested = isinstance(annotation, type) and "." in key
     listed = get_origin(annotation) is tuple
-    if inner is not None and (nested or listed or key.endswith(("features", "label", "thresholds"))):
+    if inner is not None and (
+        nested or listed or key.endswith(("features", "label", "thresholds", "limits", "changes"))
+    ):
         below = key if nested else f"{key}[]" if listed else f"{key}.<name>"
         for name, child in inner.model_fields.items():
             yield from _row(f"{below}.{child.alias or name}", child)
@@ -135,15 +139,23 @@ def _flat(text: str | None) -> str:
 
 
 def main() -> int:
-    """Write the page, or with --check compare it."""
-    page = "\n".join(_page()).rstrip() + "\n"
+    """Write the pages, or with --check compare them."""
+    server = REFERENCE / "model-server.md"
+    pages = {
+        REFERENCE / "pipeline.md": "\n".join(_page()).rstrip() + "\n",
+        REFERENCE / "command.md": "\n".join(command_reference.page()).rstrip() + "\n",
+        server: model_server_tables.filled(server.read_text()),
+    }
+    wrong = [path for path, page in pages.items() if not _is_current(path, page)]
+    for path in wrong:
+        sys.stderr.write(f"{path} is not what the code says: run `make docs`\n")
+    return 1 if wrong else 0
+
+
+def _is_current(path: Path, page: str) -> bool:
     if "--check" not in sys.argv:
-        REFERENCE.write_text(page)
-        return 0
-    if REFERENCE.is_file() and REFERENCE.read_text() == page:
-        return 0
-    sys.stderr.write(f"{REFERENCE} is not what the schema says: run `make docs`\n")
-    return 1
+        path.write_text(page)
+    return path.is_file() and path.read_text() == page
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
@@ -16,8 +16,10 @@ from rich.markup import escape
 
 from configs.errors import ConfigError, SlipwayError
 from configs.loading import load_pipeline, parse_override
+from configs.overrides import given
 from configs.references import require_callables
 from flows.display import print_error
+from flows.reports import Reports
 
 app = App(
     name="slipway",
@@ -34,47 +36,64 @@ Overrides = Annotated[
     Parameter(name="--set", negative="", consume_multiple=1, help="key.path=value in place of the YAML's"),
 ]
 VerdictFile = Annotated[Path | None, Parameter(name="--json", help="Also write the verdict to this file")]
+JunitFile = Annotated[
+    Path | None, Parameter(name="--junit", help="Also write it as JUnit XML: a case a check")
+]
 RunToResume = Annotated[
     str | None, Parameter(help="With --resume: which run; by default the newest that did not come to its end")
 ]
 Resume = Annotated[
     bool, Parameter(name="--resume", negative="", help="Go on with a run that failed, was killed or stopped")
 ]
+DryRun = Annotated[
+    bool, Parameter(name="--dry-run", negative="", help="End before anything is trained or changed")
+]
+Force = Annotated[
+    bool, Parameter(name="--force", negative="", help="Go on although gates of `evaluation` are missed")
+]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log too")]
 
 
 @app.command
-def run(
+def run(  # noqa: PLR0913 (each is an option)
     pipeline: str,
     run_id: RunToResume = None,
     *,
     resume: Resume = False,
     overrides: Overrides = (),
     json_file: VerdictFile = None,
+    junit_file: JunitFile = None,
+    dry_run: DryRun = False,
+    force: Force = False,
     verbose: Verbose = False,
 ) -> int:
     """Train, export, prove and deploy: the whole chain, once, now."""
     from flows import terminal
 
     which = _to_resume(run_id, resume)
-    return terminal.run_flow("retrain_and_deploy", pipeline, _parsed(overrides), json_file, verbose, which)
+    told, reports = given(_parsed(overrides), force=force), Reports(json_file, junit_file)
+    return terminal.run_flow("retrain_and_deploy", pipeline, told, reports, verbose, which, dry_run=dry_run)
 
 
 @app.command
-def retrain(
+def retrain(  # noqa: PLR0913 (each is an option)
     pipeline: str,
     run_id: RunToResume = None,
     *,
     resume: Resume = False,
     overrides: Overrides = (),
     json_file: VerdictFile = None,
+    junit_file: JunitFile = None,
+    dry_run: DryRun = False,
+    force: Force = False,
     verbose: Verbose = False,
 ) -> int:
     """Train, export and prove, but publish nothing: a candidate is left."""
     from flows import terminal
 
     which = _to_resume(run_id, resume)
-    return terminal.run_flow("retrain", pipeline, _parsed(overrides), json_file, verbose, which)
+    told, reports = given(_parsed(overrides), force=force), Reports(json_file, junit_file)
+    return terminal.run_flow("retrain", pipeline, told, reports, verbose, which, dry_run=dry_run)
 
 
 @app.command
@@ -89,6 +108,19 @@ def check(pipeline: str, *, overrides: Overrides = ()) -> int:
 
 
 @app.command
+def plan(
+    pipeline: str,
+    *,
+    overrides: Overrides = (),
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print it as JSON")] = False,
+) -> int:
+    """Show what a run would do now, stage by stage, with every gate and its limit; nothing is changed."""
+    from flows import plan_command
+
+    return plan_command.run(load_pipeline(pipeline, _parsed(overrides)), as_json)
+
+
+@app.command
 def schema() -> int:
     """Print the JSON Schema of pipeline.yaml, for editors."""
     from configs.schema import PipelineConfig
@@ -98,11 +130,31 @@ def schema() -> int:
 
 
 @app.command
-def status(pipeline: str) -> int:
-    """Show what serves, since when, which versions there are, and the last verdict."""
-    from flows import terminal
+def status(pipeline: str | None = None) -> int:
+    """Show what serves, since when, the versions and the last verdict; without PIPELINE, of all of them."""
+    from flows import overview, terminal
 
+    if pipeline is None:
+        return overview.show(Console(highlight=False))
     return terminal.show_status(load_pipeline(pipeline))
+
+
+@app.command
+def alerts(
+    *pipelines: str,
+    webhook: Annotated[str, Parameter(env_var="SLIPWAY_ALERT_WEBHOOK", help="URL that gets JSON")] = "",
+    apprise: Annotated[
+        str, Parameter(env_var="SLIPWAY_ALERT_APPRISE", help="Apprise URL: mailto://…, slack://…")
+    ] = "",
+    no_deploy_hours: Annotated[float, Parameter(validator=Number(gt=0))] = 26.0,
+) -> int:
+    """Have Prefect notify: of rejections, of failures, and of each PIPELINE that is not deployed for long."""
+    from flows.alerts import apply
+
+    names = [load_pipeline(pipeline).config.name for pipeline in pipelines]
+    for name in apply(names, webhook, apprise, no_deploy_hours):
+        Console(highlight=False).print(f"applied: {escape(name)}")
+    return 0
 
 
 @app.command
@@ -111,6 +163,20 @@ def stop(pipeline: str) -> int:
     from flows import terminal
 
     return terminal.stop_server(load_pipeline(pipeline))
+
+
+@app.command
+def rollback(
+    pipeline: str,
+    *,
+    to: Annotated[
+        int | None, Parameter(help="Version to serve; by default the one before the live one")
+    ] = None,
+) -> int:
+    """Serve an earlier version again, in seconds, without training; those after it are withdrawn."""
+    from flows import rollback_command
+
+    return rollback_command.run(load_pipeline(pipeline), to)
 
 
 @app.command
@@ -127,6 +193,41 @@ def ask(
 
 
 @app.command
+def record(
+    pipeline: str,
+    *,
+    requests: Annotated[
+        int, Parameter(help="Record at most so many", validator=Number(gte=1, lte=1000))
+    ] = 20,
+    logs: Annotated[
+        tuple[Path, ...],
+        Parameter(name="--from", consume_multiple=True, negative="", help="Request logs of the server's"),
+    ] = (),
+) -> int:
+    """Record golden requests, by default about sample examples; every candidate answers them from then on."""
+    from flows import record_command
+
+    return record_command.run(load_pipeline(pipeline), requests, logs)
+
+
+@app.command
+def diff(
+    pipeline: str,
+    first: str,
+    second: str,
+    *,
+    samples: Annotated[
+        int, Parameter(help="Compare the answers about at most so many examples", validator=Number(gte=1))
+    ] = 256,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print it as JSON")] = False,
+) -> int:
+    """Compare two versions, numbers or folders: what they were made of, metrics, answers by example."""
+    from flows import diff_command
+
+    return diff_command.run(load_pipeline(pipeline), first, second, samples, as_json)
+
+
+@app.command
 def inspect(
     path: Path,
     *,
@@ -138,6 +239,72 @@ def inspect(
     from flows import terminal
 
     return terminal.inspect(path, values)
+
+
+@app.command
+def trigger(
+    pipeline: str,
+    *,
+    watch: Annotated[bool, Parameter(negative="", help="Show its log; exit as slipway run would")] = False,
+    overrides: Overrides = (),
+    json_file: VerdictFile = None,
+    junit_file: JunitFile = None,
+    cancel_on_signal: Annotated[
+        bool, Parameter(negative="", help="With --watch: SIGTERM or Ctrl-C cancels the run")
+    ] = False,
+    start_timeout: Annotated[
+        float, Parameter(validator=Number(gt=0), help="With --watch: longest wait for a worker, in seconds")
+    ] = 300.0,
+) -> int:
+    """Have a worker run the pipeline's deployment now. PIPELINE may also be FLOW/DEPLOYMENT."""
+    from flows import trigger as triggering
+
+    reports = Reports(json_file, junit_file)
+    watching = triggering.Watching(reports, cancel_on_signal, start_timeout) if watch else None
+    if watching is None and (reports != Reports() or cancel_on_signal):
+        raise ConfigError("--json, --junit and --cancel-on-signal need the end of the run", "add --watch")
+    return triggering.trigger(pipeline, _parsed(overrides), watching)
+
+
+@app.command
+def recover(pipeline: str | None = None) -> int:
+    """Go on with runs that were killed (of PIPELINE, or of all); tell Prefect that they crashed."""
+    from flows import recover as recovering
+
+    return recovering.recover(pipeline)
+
+
+@app.command
+def deploy_nightly(
+    pipeline: str,
+    *,
+    cron: Annotated[str, Parameter(help="Minute, hour, day, month, weekday: '30 2 * * *'")],
+    timezone: Annotated[str, Parameter(help="Of the IANA data base, such as Europe/Berlin")] = "Etc/UTC",
+    file: Annotated[Path, Parameter(help="Where deployments are written down")] = Path("prefect.yaml"),
+) -> int:
+    """Add a nightly deployment of the pipeline to prefect.yaml, which keeps its comments."""
+    from flows import nightly
+
+    return nightly.deploy_nightly(pipeline, cron, timezone, file)
+
+
+@app.command
+def init(
+    name: str,
+    *samples: Path,
+    source: Annotated[
+        Literal["tfrecord", "csv", "estimator"] | None,
+        Parameter(
+            name="--from", help="What the samples are, by default by their suffix; estimator adds a model.py"
+        ),
+    ] = None,
+    label: Annotated[str | None, Parameter(help="Feature to predict; by default guessed, and told")] = None,
+    folder: Annotated[Path | None, Parameter(help="Where to make it; by default configs/NAME")] = None,
+) -> int:
+    """Make a pipeline of your own from SAMPLES of the data: TFRecord or CSV files. Nothing is overwritten."""
+    from flows import new_pipeline
+
+    return new_pipeline.create(name, samples, source, label, folder)
 
 
 @app.command

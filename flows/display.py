@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from tasks.artifacts import Verdict
-from tasks.run_records import Event, StageEntry
+from tasks.artifacts import Check, Verdict
+from tasks.reports.markdown import shown
+from tasks.runs.run_records import Event, StageEntry
 
 _MARKS = {
     "passed": "[green]✓[/]",
@@ -25,6 +26,8 @@ _MARKS = {
 _OUTCOMES = {
     "deployed": "[bold green]deployed[/]",
     "trained": "[bold green]trained[/] (a candidate was left, nothing published)",
+    "checked": "[bold green]checked[/] (a dry run: nothing was trained, nothing was changed)",
+    "skipped": "[bold green]skipped[/] (nothing new to train on; what served before still serves)",
     "rejected": "[bold yellow]rejected[/] (nothing was published; what served before still serves)",
     "rolled_back": "[bold yellow]rolled back[/] (the new version is withdrawn; the one before answers)",
     "failed": "[bold red]failed[/]",
@@ -82,6 +85,9 @@ class RunDisplay:
         self._plain(f"{name} …")
 
     def _advance(self, entry: StageEntry, progress: Mapping[str, Any]) -> None:
+        if "level" in progress:  # a line of a log
+            self._console.print(f"{entry.name}: {progress['message']}", markup=False, highlight=False)
+            return
         text = _progress_text(progress)
         self._live.update(
             self._rows[entry.name],
@@ -134,6 +140,20 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
         table.add_row(f"{mark} {stage.name}", f"{stage.seconds:.1f}", Text(first_line))
     table.add_section()
     table.add_row("  total", f"{sum(stage.seconds for stage in verdict.stages):.1f}", "")
+    console.print(table)
+    _print_missed(console, [check for check in verdict.checks if not check.passed])
+
+
+def _print_missed(console: Console, missed: list[Check]) -> None:
+    if not missed:
+        return
+    table = Table(show_edge=False, pad_edge=False, header_style="dim")
+    for column in ("check that failed", "rule", "observed", "limit", "served now"):
+        table.add_column(column, overflow="fold")
+    for check in missed:
+        numbers = (shown(check.observed), shown(check.limit), shown(check.baseline))
+        table.add_row(*map(Text, (check.name, check.rule, *numbers)))
+    console.print()
     console.print(table)
 
 

@@ -12,11 +12,13 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 
-from configs.schema import DataConfig, DeploymentConfig
-from tasks import evaluation, exporting, ingestion, training, validation
-from tasks.artifacts import Candidate, ModelVersion, Run
-from tasks.deployment import withdraw
+from configs.schema import DeploymentConfig, SmokeTestConfig
+from tasks import canary as canarying
+from tasks import deploy_journal, evaluation, exporting, ingestion, training, validation
+from tasks.artifacts import Run
+from tasks.deployment import abandon
 from tasks.errors import RetryableError
+from tasks.unfinished_deploys import settle
 
 
 def run_name() -> str:
@@ -43,15 +45,19 @@ train = training.train.with_options(**_AND_AGAIN)
 evaluate = evaluation.evaluate.with_options(**_ONCE_MORE)
 export = exporting.export.with_options(**_ONCE_MORE)
 validate = validation.validate.with_options(**_ONCE_MORE)
+canary = canarying.canary.with_options(**_ONCE_MORE)
 
 
 @contextmanager
-def withdrawn_on_failure(
-    version: ModelVersion, candidate: Candidate, deployment: DeploymentConfig, data: DataConfig, run: Run
-) -> Iterator[None]:
-    """Withdraw the version when the block fails or is interrupted, and see the one before it answer."""
-    try:
-        yield
-    except BaseException:
-        withdraw(version, candidate, deployment, data, run)
-        raise
+def undone_on_failure(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Iterator[None]:
+    """Undo the deploy when the block fails or is interrupted, and see the version before answer.
+
+    A block that is killed leaves its journal: the next run, or `slipway recover`, finishes or undoes it.
+    """
+    with deploy_journal.held(run.pipeline, deployment.load_timeout_seconds):
+        settle(deployment, smoke_test, run)
+        try:
+            yield
+        except BaseException as error:
+            abandon(error, deployment, smoke_test, run)
+            raise

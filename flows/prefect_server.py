@@ -11,9 +11,10 @@ from types import FrameType
 
 from rich.console import Console
 
-from configs import environment
+import configs.environment  # noqa: F401  (it sets what the server is started with)
+from configs import ui_address
 from configs.errors import SlipwayError
-from tasks.model_servers import port_holder
+from tasks.servers.model_servers import port_holder
 
 console = Console(highlight=False)
 
@@ -31,7 +32,7 @@ def serve(port: int) -> int:
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": api,
     }
-    record = environment.ui_record()
+    record = ui_address.ui_record()
     record.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"Prefect UI: [bold]http://127.0.0.1:{port}[/]   (Ctrl-C ends it; the runs stay)")
     signal.signal(signal.SIGTERM, _interrupt)

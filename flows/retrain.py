@@ -13,51 +13,40 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from configs.overrides import Overrides, given
 from flows.policy import evaluate, export, ingest, run_name, train, validate
-from tasks.recorded_runs import recorded_run
+from tasks.data_checking import check_data
+from tasks.runs.recorded_runs import recorded_run
 
 
 @flow(name="retrain", flow_run_name=run_name)
 def retrain(
     pipeline: str,
-    overrides: dict[str, Any] | None = None,
+    overrides: Overrides | None = None,
     run_id: str | None = None,
     resume: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
 ) -> State[Any]:
     """Leave a validated candidate beside the versions, under a name that no server loads.
 
     Args:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
-        overrides: key path to value, in place of what the YAML says, such as {"training.max_steps": 500}.
+        overrides: in place of what the YAML says, for this run only; any key path of it may be added.
         run_id: name of the run's folder; by default the time and a random part.
         resume: id of a run that did not come to its end, or `newest`: it goes on, and no new one begins.
+        dry_run: read the configuration and make sure that no other run is under way; train nothing.
+        force: go on although gates of `evaluation` are missed. Nothing else is passed over: validation and
+            smoke test compare the model with itself.
     """
-    with recorded_run(pipeline, overrides, run_id, resume) as this:
+    with recorded_run(pipeline, given(overrides, force=force), run_id, resume) as this:
         config, run = this.config, this.run
+        this.ends_here(dry_run)
         examples = ingest(config.data, run)
-        checkpoint = train(
-            config.model,
-            config.training,
-            config.evaluation,
-            config.data,
-            config.export.checkpoint,
-            examples,
-            run,
-        )
-        evaluated = evaluate(
-            config.model, config.training, config.evaluation, config.data, examples, checkpoint, run
-        )
-        candidate = export(
-            config.model,
-            config.training,
-            config.export,
-            config.data,
-            examples,
-            checkpoint,
-            evaluated,
-            config.samples,
-            run,
-        )
+        this.ends_if_needless(check_data(config.data.gates, examples, run))
+        checkpoint = train(config.recipe, config.export.checkpoint, examples, run)
+        evaluated = evaluate(config.recipe, examples, checkpoint, run)
+        candidate = export(config.recipe, config.export, examples, checkpoint, evaluated, config.samples, run)
         validate(config.validation, config.data, candidate, run)
     return this.state()
 

@@ -13,61 +13,58 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.policy import evaluate, export, ingest, run_name, train, validate, withdrawn_on_failure
+from configs.overrides import Overrides, given
+from flows.policy import canary, evaluate, export, ingest, run_name, train, undone_on_failure, validate
+from tasks.data_checking import check_data
 from tasks.deployment import deploy
 from tasks.preflight import preflight
 from tasks.publishing import publish
-from tasks.recorded_runs import recorded_run
+from tasks.recovery import recover
 from tasks.retention import retire
+from tasks.runs.recorded_runs import recorded_run
 from tasks.smoke_testing import smoke_test
 
 
 @flow(name="retrain-and-deploy", flow_run_name=run_name)
 def retrain_and_deploy(
     pipeline: str,
-    overrides: dict[str, Any] | None = None,
+    overrides: Overrides | None = None,
     run_id: str | None = None,
     resume: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
 ) -> State[Any]:
     """Train tonight's model and, if every gate passes, serve it. The state is named after the outcome.
 
+    Deployed: the new version answers. Skipped: there was nothing new to train on. Rejected: a gate said no;
+    the version before still serves. RolledBack: published, found wanting, withdrawn; the version before
+    answers again. Failed: an error. The artifact
+    `<pipeline>-verdict` says why, and what to do.
+
     Args:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
-        overrides: key path to value, in place of what the YAML says, such as {"training.max_steps": 500}.
+        overrides: in place of what the YAML says, for this run only; any key path of it may be added.
         run_id: name of the run's folder; by default the time and a random part.
         resume: id of a run that did not come to its end, or `newest`: it goes on, and no new one begins.
+        dry_run: read the configuration and look at ports, folder, engine and image; train and change nothing.
+        force: go on although gates of `evaluation` are missed. Nothing else is passed over: validation and
+            smoke test compare the model with itself.
     """
-    with recorded_run(pipeline, overrides, run_id, resume) as this:
+    with recorded_run(pipeline, given(overrides, force=force), run_id, resume) as this:
         config, run = this.config, this.run
+        recover(config.deployment, config.smoke_test, run, dry_run)
         target = preflight(config.deployment, config.server, run)
+        this.ends_here(dry_run)
         examples = ingest(config.data, run)
-        checkpoint = train(
-            config.model,
-            config.training,
-            config.evaluation,
-            config.data,
-            config.export.checkpoint,
-            examples,
-            run,
-        )
-        evaluated = evaluate(
-            config.model, config.training, config.evaluation, config.data, examples, checkpoint, run
-        )
-        candidate = export(
-            config.model,
-            config.training,
-            config.export,
-            config.data,
-            examples,
-            checkpoint,
-            evaluated,
-            config.samples,
-            run,
-        )
+        this.ends_if_needless(check_data(config.data.gates, examples, run))
+        checkpoint = train(config.recipe, config.export.checkpoint, examples, run)
+        evaluated = evaluate(config.recipe, examples, checkpoint, run)
+        candidate = export(config.recipe, config.export, examples, checkpoint, evaluated, config.samples, run)
         validate(config.validation, config.data, candidate, run)
-        version = publish(candidate, config.export, target.live_version, run)
-        with withdrawn_on_failure(version, candidate, config.deployment, config.data, run):
-            endpoint = deploy(version, target, config.deployment, config.server, run)
+        canary(config.deployment, config.smoke_test, config.data, candidate, target, config.golden, run)
+        with undone_on_failure(config.deployment, config.smoke_test, run):
+            version = publish(candidate, config.export, config.data, target, run)
+            endpoint = deploy(version, target, config.deployment, config.smoke_test, run)
             smoke_test(endpoint, candidate, config.smoke_test, config.data, run)
         retire(version, config.export, run)
     return this.state()

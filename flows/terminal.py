@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,29 @@ from configs.home import home
 from configs.loading import Pipeline, load_pipeline
 from configs.references import require_callables
 from flows.display import RunDisplay, print_error, print_verdict
-from tasks import (
-    model_servers,
-    model_status,
-    model_versions,
-    run_folders,
-    run_records,
-    server_records,
-    tensorflow_process,
-)
+from flows.reports import Reports
+from tasks import model_versions, tensorflow_process
 from tasks.artifacts import Inspection, Probe, Verdict
-from tasks.resumable_runs import resumption
+from tasks.exports import extra_assets
+from tasks.runs import run_folders, run_records
+from tasks.runs.resumable_runs import resumption
+from tasks.runs.verdicts import exit_code
+from tasks.servers import model_servers, model_status, server_records
 
 console = Console(highlight=False)
-
-_EXIT_CODES = {"deployed": 0, "trained": 0, "rejected": 3}
+_DIGESTS = ("data", "config", "code")
+_METRICS_SHOWN = 4
 
 
 def run_flow(
     flow_name: str,
     pipeline: str,
     overrides: Mapping[str, Any],
-    json_file: Path | None,
+    reports: Reports,
     verbose: bool,
     resume: str | None = None,
+    *,
+    dry_run: bool = False,
 ) -> int:
     """Run the flow in this process, show it live, and return the exit code that its verdict means.
 
@@ -54,18 +53,16 @@ def run_flow(
         loaded, run_id = _begun(pipeline, overrides, resume)
         require_callables(loaded)
     except ConfigError as error:
-        if json_file is not None:
-            run_folders.write_verdict(_refused(pipeline, error), json_file)
+        reports.write(_refused(pipeline, error))
         raise
     tensorflow_process.prepare()  # it imports TensorFlow while Prefect starts
     resumed = None if resume is None else run_id
     with RunDisplay(console) as display, run_records.watched_by(display.watch):
-        failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed), verbose)
+        failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed, dry_run), verbose)
     verdict = display.verdict or _refused(loaded.config.name, failure or RuntimeError("no verdict"))
     _conclude(loaded, pipeline, verdict, time.monotonic() - started)
-    if json_file is not None:
-        run_folders.write_verdict(verdict, json_file)
-    return _EXIT_CODES.get(verdict.outcome, 1)
+    reports.write(verdict)
+    return exit_code(verdict)
 
 
 def _begun(pipeline: str, overrides: Mapping[str, Any], resume: str | None) -> tuple[Pipeline, str]:
@@ -160,15 +157,41 @@ def show_status(loaded: Pipeline) -> int:
         ("pipeline", f"[bold]{name}[/]  [dim]{escape(_short(loaded.file))}[/]"),
         ("serving", _serving(name, record)),
         ("versions", f"{on_disk}  [dim]in {escape(_short(loaded.model_base_path))}[/]"),
+        *_made_of(loaded, record),
         ("under way", run_folders.run_under_way(name) or ""),
         ("last verdict", _last_verdict(name)),
     )
     return 0
 
 
+def _made_of(loaded: Pipeline, record: server_records.ServerRecord | None) -> Iterator[tuple[str, str]]:
+    """Yield what the manifest says of the version that answers, or where none does of the highest."""
+    present = model_versions.versions(loaded.model_base_path)
+    live = model_status.live_version(record.rest, loaded.config.name) if record and record.handle else None
+    number = live or max(present, default=0)
+    told = extra_assets.read_manifest(present[number]) if number in present else {}
+    if not told:
+        return
+    after = f", after version {told['parent_version']}" if told.get("parent_version") else ""
+    yield (
+        f"{number} is of",
+        f"run {told['run_id']}, made {told['created']} at step {told['checkpoint_step']}{after}",
+    )
+    changed = " with changes" if told.get("git_changes") else ""
+    commit = f", commit {told['git_commit'][:12]}{changed}" if told.get("git_commit") else ""
+    digests = ", ".join(
+        f"{name} {told[f'{name}_sha256'][:12]}" for name in _DIGESTS if told.get(f"{name}_sha256")
+    )
+    yield ("made of", f"{told['examples']:,} examples, {digests}{commit}")
+    metrics = [f"{name} {value:.4g}" for name, value in told["metrics"].items() if name != "global_step"]
+    yield ("its metrics", ", ".join(metrics[:_METRICS_SHOWN]))
+
+
 def _serving(name: str, record: server_records.ServerRecord | None) -> str:
     if record is None or not record.handle:
         return "nothing: no server was started" if record is None else "nothing: the server was stopped"
+    if not model_servers.is_alive(record) and record.target == "external":
+        return f"[red]nothing[/]: {record.describe()} does not answer"
     if not model_servers.is_alive(record):
         return f"[red]nothing[/]: the server ({record.describe()}) is gone; slipway run starts it again"
     live = model_status.live_version(record.rest, name)
@@ -193,6 +216,8 @@ def stop_server(loaded: Pipeline) -> int:
     if record is None or not record.handle:
         console.print(f"{name}: no server runs")
         return 0
+    if record.target == "external":
+        raise SlipwayError(f"{name}: no run started {record.describe()}", "stop it where it runs")
     model_servers.stop(record)
     server_records.mark_stopped(record)
     console.print(f"{name}: stopped {record.describe()}; versions and runs stay")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Check:
     observed: float | int | str | None
     limit: float | int | str | None
     passed: bool
+    baseline: float | int | str | None = None
+    """The same of the version that is served, where the gate looked at it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ServingTarget:
     """Where this run will serve, decided and checked before anything is changed."""
 
     kind: str
-    """`docker` or `process`."""
+    """`docker`, `process` or `external`."""
     reason: str
     """Why it is this one, in a sentence."""
     program: str
@@ -61,10 +63,18 @@ class ServingTarget:
     rest_port: int
     live_version: int | None
     """Version that the running server answers with; None where no server runs."""
+    flags: tuple[str, ...] = ()
+    """Those of `server.flags`, as tensorflow_model_server takes them."""
+    network: str = "published"
+    """`server.network`: how a container is reached."""
+    host: str = "127.0.0.1"
+    """Where it listens, or for `external` where it can be reached."""
 
     def proved(self) -> str:
         """Say what this proves."""
         serving = f"version {self.live_version} serves now" if self.live_version else "nothing serves yet"
+        if self.kind == "external":
+            return f"{self.reason}; {serving}"
         return f"{self.reason}; ports {self.grpc_port} and {self.rest_port} can be had; {serving}"
 
 
@@ -101,6 +111,24 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class DataReview:
+    """Tonight's examples, held against `data.gates` and what the served version was made of."""
+
+    checks: tuple[Check, ...]
+    needless: str = ""
+    """Why nothing is to be trained tonight; "" where it is."""
+
+    def proved(self) -> str:
+        """Say what this proves."""
+        if self.needless:
+            return self.needless
+        missed = sum(not check.passed for check in self.checks)
+        if missed:
+            return f"{missed} of {len(self.checks)} data gate(s) missed, and passed over"
+        return f"{len(self.checks)} data gate(s) passed" if self.checks else "no data gates set"
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What training left: a `tf.train.Saver` checkpoint in its model_dir."""
 
@@ -126,19 +154,57 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An SVG file for people, in the run's folder."""
+
+    title: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class SliceMetrics:
+    """Metrics of the eval examples in which a feature, or a label, has one value."""
+
+    feature: str
+    value: str
+    examples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The version that is served now, measured on tonight's eval split."""
+
+    version: int
+    metrics: dict[str, float]
+    """Empty where it could not be measured."""
+    note: str
+    """How it was measured, or why it could not be."""
+    slices: tuple[SliceMetrics, ...] = ()
+    """The same for parts of the split, where a gate looks at them."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Metrics of a checkpoint on the eval split, and the gate's checks of them."""
 
     metrics: dict[str, float]
     examples: int
     checks: tuple[Check, ...] = ()
+    slices: tuple[SliceMetrics, ...] = ()
+    """The same metrics for parts of the split, by `evaluation.slices`."""
+    baseline: Baseline | None = None
+    """What is served now, on the same examples; None where nothing is, or it was not asked for."""
+    pictures: tuple[Picture, ...] = ()
 
     def proved(self) -> str:
         """Say what this proves."""
-        gated = [check.name for check in self.checks]
+        gated = [name for name in self.metrics if any(check.name == name for check in self.checks)]
         shown = gated or [name for name in self.metrics if name not in ("global_step", "loss")]
         values = ", ".join(f"{name} {self.metrics[name]:.4g}" for name in shown[:4])
-        gate = f" within {len(gated)} threshold(s)" if gated else " (no thresholds set)"
+        missed = sum(not check.passed for check in self.checks)
+        gate = f" within {len(self.checks)} threshold(s)" if self.checks else " (no thresholds set)"
+        gate = f"; {missed} threshold(s) missed, and passed over" if missed else gate
         return f"{values} on {self.examples:,} held-out examples{gate}"
 
 
@@ -182,6 +248,58 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A key path or a metric, and what it is in either of two versions; None where it is not there."""
+
+    key: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class AnswerDifference:
+    """What two versions say of one example, as text."""
+
+    example: int
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How far an output of a signature lies apart in two versions."""
+
+    signature: str
+    output: str
+    examples: int
+    differing: int
+    """Examples whose answers are not equal."""
+    largest: float | None
+    """Largest absolute difference of any number; None where they are no numbers."""
+    furthest: tuple[AnswerDifference, ...]
+    """Those that differ most, the furthest first."""
+    note: str = ""
+    """Why they could not be compared; empty where they were."""
+
+
+@dataclass(frozen=True)
+class VersionDifferences:
+    """What two versions differ in."""
+
+    first: str
+    second: str
+    origin: tuple[Difference, ...]
+    """What their manifests say they were made of, where that differs."""
+    config: tuple[Difference, ...]
+    """Keys of the configuration that differ."""
+    metrics: tuple[Difference, ...]
+    """All metrics, side by side."""
+    outputs: tuple[OutputDifference, ...]
+    note: str = ""
+    """Why answers were not compared; empty where they were."""
+
+
+@dataclass(frozen=True)
 class Validation:
     """A candidate whose every signature was run in a fresh process."""
 
@@ -195,6 +313,43 @@ class Validation:
         runs = len(self.checks) - own
         also = f"; {own} check(s) of validation.inputs" if own else ""
         return f"{self.numbers:,} numbers of {runs} signature runs equal estimator.predict's{also}"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A candidate that was asked in a server of its own, before anything was published."""
+
+    checks: tuple[Check, ...] = ()
+    numbers: int = 0
+    """How many served numbers were compared."""
+    skipped: str = ""
+    """Why it was not asked; "" where it was."""
+
+    def proved(self) -> str:
+        """Say what this proves."""
+        return self.skipped or f"in a server of its own {self.numbers:,} numbers equal the offline ones"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Golden requests that were recorded."""
+
+    file: Path
+    requests: int
+    changed: tuple[str, ...]
+    """Features that were dropped or hashed."""
+
+    def proved(self) -> str:
+        """Say what this proves."""
+        changed = f"; dropped or hashed: {', '.join(self.changed)}" if self.changed else ""
+        return f"{self.requests} requests in {self.file}{changed}; keep it under version control"
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """How fast a candidate answers beside the version that serves."""
+
+    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
@@ -245,6 +400,7 @@ class SmokeTest:
     """How many served numbers were compared."""
     latency_p50_ms: float
     latency_p99_ms: float
+    pictures: tuple[Picture, ...] = ()
 
     def proved(self) -> str:
         """Say what this proves."""
@@ -281,13 +437,32 @@ class Withdrawal:
 
     number: int
     serving: int | None
-    """The version that answers now; None where there was none before, and the server was stopped."""
+    """The version that answers now; None where there was none before, and the server was stopped, unless
+    it is somebody else's."""
+    proof: str = ""
+    """What its answers were found to be."""
 
     def proved(self) -> str:
         """Say what this proves."""
         if self.serving is None:
-            return f"version {self.number} is withdrawn; there was none before, so the server is stopped"
-        return f"version {self.number} is withdrawn; version {self.serving} answers"
+            left = self.proof or "the server is stopped"
+            return f"version {self.number} is withdrawn; there was none before, so {left}"
+        found = f": {self.proof}" if self.proof else ""
+        return f"version {self.number} is withdrawn; version {self.serving} answers{found}"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was done about a deploy, or a rollback, that an earlier run did not live to end."""
+
+    found: str = ""
+    """What was found, a sentence; "" where nothing was left unfinished."""
+    done: str = ""
+    """What was done about it, and why that is safe."""
+
+    def proved(self) -> str:
+        """Say what this proves."""
+        return f"{self.found}: {self.done}" if self.found else "no deploy was left unfinished"
 
 
 @dataclass(frozen=True)
@@ -320,8 +495,10 @@ class Verdict:
     pipeline: str
     run_id: str
     outcome: str
-    """`deployed`, `trained` (a candidate was left, nothing published), `rejected` (by a gate), `failed`,
-    or `rolled_back` (published, found wanting, and withdrawn: the version before answers)."""
+    """`deployed`, `trained` (a candidate was left, nothing published), `checked` (a dry run), `skipped` (the
+    examples and the configuration are those of the version served), `rejected` (by a gate), `failed`,
+    `rolled_back` (published, found wanting, withdrawn: the version before answers), or `restored` (rolled
+    back by hand: `version` answers, `previous_version` is withdrawn)."""
     version: int | None
     previous_version: int | None
     endpoint: dict[str, str] | None
@@ -331,3 +508,6 @@ class Verdict:
     metrics: dict[str, float]
     error: dict[str, str] | None
     """{class, message, hint} of what ended the run; None where nothing did."""
+    baseline: Baseline | None = None
+    slices: tuple[SliceMetrics, ...] = ()
+    pictures: tuple[Picture, ...] = ()

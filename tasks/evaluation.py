@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import gpu_slots, tensorflow_process, thresholds
+from configs.errors import ConfigError
+from configs.home import runs_folder
+from configs.loading import load_pipeline
+from configs.schema import Recipe
+from tasks import model_versions, tensorflow_process, thresholds
 from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
+from tasks.estimators import gpu_slots
+from tasks.reports import evaluation_page, prefect_artifacts
+from tasks.servers import served_versions
 from tasks.stages import report, stage
 
 
 @stage("evaluate", run_name="evaluate {run.pipeline} at step {checkpoint.global_step}", resumable=True)
-def evaluate(
-    model: ModelConfig, training: TrainingConfig, evaluation: EvaluationConfig, data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, run: Run,
-) -> Evaluation:  # fmt: skip
-    """Return the metrics on the whole eval split, with a check for each threshold.
+def evaluate(recipe: Recipe, examples: Examples, checkpoint: Checkpoint, run: Run) -> Evaluation:
+    """Metrics of the checkpoint on the whole eval split, beside those of the version now served.
 
-    Raises Rejected, with all checks, when one is missed; ModelError when there is no such metric.
+    Returns them with a check for each threshold and each change, by slice too, and pictures. Raises
+    Rejected, with all checks, when one is missed and `evaluation.gate` is enforced; ModelError when there
+    is no such metric.
     """
-    with gpu_slots.held(training.accelerator):
+    served = served_versions.served(run) if recipe.evaluation.baseline == "served" else None
+    with gpu_slots.held(recipe.training.accelerator):
         measured = tensorflow_process.run(
             "evaluate", Evaluation, log=run.log("evaluate"), on_progress=report,
             arguments={
-                "model": model, "training": training, "evaluation": evaluation, "data": data,
-                "examples": examples, "checkpoint": checkpoint, "run": run,
+                "recipe": recipe, "examples": examples, "checkpoint": checkpoint, "run": run,
+                "served": served, "recipe_of_served": _made_of(served, recipe, run),
             },
         )  # fmt: skip
-    checks = thresholds.check(measured.metrics, evaluation.thresholds)
-    thresholds.refuse_failed(checks)
-    return replace(measured, checks=checks)
+    checks = thresholds.of_evaluation(measured, recipe.evaluation)
+    evaluated = replace(measured, checks=checks)
+    prefect_artifacts.show(f"{run.pipeline}-evaluation", evaluation_page.as_markdown(evaluated, run))
+    thresholds.apply(checks, recipe.evaluation)
+    return evaluated
+
+
+def _made_of(served: tuple[int, Path] | None, tonight: Recipe, run: Run) -> Recipe | None:
+    """Return the recipe of the run that published the version; None where it is tonight's, or is gone."""
+    run_id = model_versions.run_id_of(served[1]) if served else None
+    if run_id is None:
+        return None
+    try:
+        own = load_pipeline(runs_folder(run.pipeline) / run_id / "config.yaml").config.recipe
+    except ConfigError:  # that run's folder was removed, or another release wrote it
+        return None
+    same = (own.model, own.data) == (tonight.model, tonight.data)
+    return None if same else own

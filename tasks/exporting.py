@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
+from configs.schema import ExportConfig, Recipe
 from tasks import tensorflow_process
 from tasks.artifacts import Candidate, Checkpoint, Evaluation, Examples, Run
 from tasks.stages import report, stage
 
 
 @stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}", resumable=True)
-def export(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
-    model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, evaluated: Evaluation, samples: int, run: Run,
+def export(
+    recipe: Recipe, export: ExportConfig, examples: Examples, checkpoint: Checkpoint,
+    evaluated: Evaluation, samples: int, run: Run,
 ) -> Candidate:  # fmt: skip
     """Leave `<base>/.candidate-<run id>/`, and in `run.folder / "offline"` what it should answer.
 
@@ -21,7 +21,7 @@ def export(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     return tensorflow_process.run(
         "export", Candidate, log=run.log("export"), on_progress=report,
         arguments={
-            "model": model, "training": training, "export": export, "data": data,
+            "model": recipe.model, "training": recipe.training, "data": recipe.data, "export": export,
             "examples": examples, "checkpoint": checkpoint, "samples": samples, "run": run,
             "metrics": evaluated.metrics,
         },

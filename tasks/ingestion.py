@@ -10,7 +10,7 @@ from tasks.stages import report, stage
 
 @stage("ingest", run_name="ingest tonight's examples of {run.pipeline}", resumable=True)
 def ingest(data: DataConfig, run: Run) -> Examples:
-    """Leave checked TFRecords of each split in `run.folder / "examples"`.
+    """Leave checked TFRecords of each split, and statistics.json, in `run.folder / "examples"`.
 
     Raises DataError with the file, record and feature; then nothing is left there.
     """

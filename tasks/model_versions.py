@@ -3,8 +3,9 @@
 A child of the base path whose name is an integer is a version, and servers may load it at any instant
 (tf_serving.md, 2: leading zeros are fine, everything else is ignored). So a version appears by one
 rename and leaves by one rename. Beside the versions lie, all with names that are no integers:
-`.candidate-<run id>/` (exported, not yet proven), `<number>.withdrawn/` (published, found wanting, kept
-for inspection), `.highest_version` (no number is ever used twice) and `.lock`.
+`.candidate-<run id>/` (exported, not yet proven), `.canary-<run id>/` (what a server that no client knows
+loads), `<number>.withdrawn/` (published, found wanting, kept for inspection), `.highest_version` (no number
+is ever used twice) and `.lock`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks import durable_files
+from configs.export import ANSWERS
+from tasks import durable_files, version_seals
 from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
 
 WITHDRAWN = ".withdrawn"
 _CANDIDATE = ".candidate-"
+_CANARY = ".canary-"
 _HIGHEST = ".highest_version"
 _ORIGIN = ".slipway-run.json"
 _LOCK_TIMEOUT_SECONDS = 30.0
@@ -76,16 +79,18 @@ def publish(
 
     `origin` says which run published it (`run_id`), and whatever else that run wants to read there later.
 
-    All of it is on disk before the rename, and the rename before this returns. Numbers only rise, even
+    A list of its files is written into it (tasks/version_seals.py). All of it is on disk before the rename,
+    and the rename before this returns. Numbers only rise, even
     if the clock goes back or the highest version was removed. Raises VersionExists, EnvironmentFault.
     """
-    with _locked(base), _full_disk_named(base):
+    with _locked(base):
         number = _next_number(base, version_names, now)
         folder = base / (f"{number:04d}" if version_names == "sequential" else str(number))
         if folder.exists():
             raise VersionExists(f"{folder} is there already", "remove it, or let the next run number it")
         if origin is not None:
             (candidate / _ORIGIN).write_text(json.dumps(dict(origin)))
+        version_seals.seal(candidate)
         _let_servers_read(candidate)
         _sync_tree(candidate)
         durable_files.write(base / _HIGHEST, f"{number}\n".encode())
@@ -94,27 +99,39 @@ def publish(
     return folder
 
 
+def run_id_of(folder: Path) -> str | None:
+    """Return which run published the version in `folder`; None where it was published by hand."""
+    try:
+        return str(json.loads((folder / _ORIGIN).read_text())["run_id"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
 def published_by(base: Path, run_id: str) -> tuple[Path, dict[str, Any]] | None:
     """Return the version that a run published, and its origin; None where none of that run is visible."""
     for folder in reversed(versions(base).values()):
-        try:
-            origin = json.loads((folder / _ORIGIN).read_text())
-        except FileNotFoundError:
-            continue  # published by hand
-        if origin["run_id"] == run_id:
-            return folder, origin
+        found = origin(folder)
+        if found.get("run_id") == run_id:
+            return folder, found
     return None
 
 
+def origin(version: Path) -> dict[str, Any]:
+    """Return what the run that published the version noted in it; {} where it was published by hand."""
+    try:
+        return dict(json.loads((version / _ORIGIN).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
 def _next_number(base: Path, version_names: str, now: Callable[[], float]) -> int:
-    after_last = _highest_ever(base) + 1
+    after_last = highest_ever(base) + 1
     return after_last if version_names == "sequential" else max(int(now()), after_last)
 
 
-def _highest_ever(base: Path) -> int:
+def highest_ever(base: Path) -> int:
     """Return the highest number that is or was in use under `base`; 0 where none was."""
-    withdrawn = (child.name.removesuffix(WITHDRAWN) for child in base.glob(f"*{WITHDRAWN}*"))
-    numbers = [*versions(base), *(int(name) for name in withdrawn if name.isascii() and name.isdigit())]
+    numbers = [*versions(base), *withdrawn(base)]
     recorded = base / _HIGHEST
     if recorded.is_file() and (text := recorded.read_text().strip()).isdigit():
         numbers.append(int(text))
@@ -122,8 +139,14 @@ def _highest_ever(base: Path) -> int:
 
 
 def _let_servers_read(folder: Path) -> None:
-    """Servers run as another user: whatever the umask, folders are r-x and files r-- for all."""
+    """Servers run as another user: whatever the umask, folders are r-x and files r-- for all.
+
+    What the version should answer holds examples: no server reads it, and nobody else may.
+    """
+    private = folder / "assets.extra" / ANSWERS
     for path in (folder, *folder.rglob("*")):
+        if path == private or private in path.parents:
+            continue
         path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
 
@@ -152,8 +175,8 @@ def withdraw(base: Path, number: int) -> Path | None:
 def prune(base: Path, keep: int, protected: set[int]) -> tuple[int, ...]:
     """Remove all but the `keep` newest versions and the `protected` ones; return the removed numbers.
 
-    A version leaves by a rename first, so that no server sees half of it. Withdrawn versions, and
-    candidates that runs left, go when they are older than the oldest version that stays.
+    A version leaves by a rename first, so that no server sees half of it. Of the withdrawn ones stay the
+    `keep` newest, while they are newer than the oldest version that stays. Candidates that runs left go.
     """
     with _locked(base):
         present = versions(base)
@@ -161,8 +184,14 @@ def prune(base: Path, keep: int, protected: set[int]) -> tuple[int, ...]:
         doomed = tuple(number for number in present if number not in newest | protected)
         for number in doomed:
             _remove(present[number])
-        _remove_leftovers(base, oldest_kept=min(versions(base), default=0))
+        _remove_leftovers(base, keep, oldest_kept=min(versions(base), default=0))
     return doomed
+
+
+def withdrawn(base: Path) -> dict[int, Path]:
+    """Return the withdrawn versions that are kept for inspection, in rising order."""
+    named = ((child.name.removesuffix(WITHDRAWN), child) for child in base.glob(f"*{WITHDRAWN}"))
+    return dict(sorted((int(name), child) for name, child in named if name.isascii() and name.isdigit()))
 
 
 def _remove(folder: Path) -> None:
@@ -172,13 +201,52 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def _remove_leftovers(base: Path, oldest_kept: int) -> None:
-    for child in base.glob(f"*{WITHDRAWN}"):
-        name = child.name.removesuffix(WITHDRAWN)
-        if name.isdigit() and int(name) < oldest_kept:
-            shutil.rmtree(child)
-    for child in (*base.glob(f"{_CANDIDATE}*"), *base.glob(".removing-*")):
+def _remove_leftovers(base: Path, keep: int, oldest_kept: int) -> None:
+    hidden = withdrawn(base)
+    for number in [number for number in hidden if number < oldest_kept or number not in list(hidden)[-keep:]]:
+        shutil.rmtree(hidden[number])
+    for child in (*base.glob(f"{_CANDIDATE}*"), *base.glob(f"{_CANARY}*"), *base.glob(".removing-*")):
         shutil.rmtree(child)
+
+
+@contextmanager
+def lent_to_canary(base: Path, run_id: str) -> Iterator[Path]:
+    """Have an empty folder beside the versions, to be the base path of a server that no client knows.
+
+    `lend` puts versions into it. It is gone afterwards; what a run that was killed left is removed first.
+    """
+    folder = base / f"{_CANARY}{run_id}"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with faults_named(base):
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever the umask: the server's user must read it
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def lend(saved_model: Path, base: Path, number: int) -> None:
+    """Have the SavedModel be version `number` under `base` too, at one instant; its files are linked.
+
+    What it should answer stays behind: it holds examples.
+    """
+    partial = base / f".{number}"
+    with faults_named(base):
+        shutil.copytree(
+            saved_model, partial, copy_function=_linked, ignore=shutil.ignore_patterns(ANSWERS, _ORIGIN)
+        )
+        _let_servers_read(partial)
+        os.rename(partial, base / str(number))
+
+
+def _linked(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.copy2(source, destination)  # a file system without links
 
 
 @contextmanager
@@ -186,7 +254,7 @@ def _locked(base: Path) -> Iterator[None]:
     """Hold the base path's lock, which the operating system frees when its holder dies."""
     lock = FileLock(base / ".lock", timeout=_LOCK_TIMEOUT_SECONDS)
     try:
-        with lock:
+        with faults_named(base), lock:
             yield
     except Timeout:
         raise EnvironmentFault(
@@ -196,10 +264,15 @@ def _locked(base: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _full_disk_named(base: Path) -> Iterator[None]:
+def faults_named(base: Path) -> Iterator[None]:
+    """Raise EnvironmentFault where the block finds the base path's disk full, or not writable."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message, hint = f"no space left under {base}", "free some"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            message, hint = f"{base} is not writable: {error.strerror}", "give this user the right to write"
+        else:
             raise
-        raise EnvironmentFault(f"no space left under {base}", "free some; nothing was published") from None
+        raise EnvironmentFault(message, hint) from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from configs.schema import DeploymentConfig, ServerConfig
-from tasks import model_servers, model_status, model_versions, server_image, server_process, server_records
+from tasks import model_versions
 from tasks.artifacts import Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
-from tasks.server_records import ServerRecord
+from tasks.servers import model_servers, model_status, server_image, server_process, server_records
+from tasks.servers.server_records import ServerRecord
 from tasks.stages import report, stage
 
 
@@ -15,19 +16,62 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
     """Decide where to serve, build the image if that needs one, and see that ports and folder are ours.
 
     Raises EnvironmentFault for a folder that is not writable, a port that somebody else has, an engine
-    that does not answer where one is asked for, an image that cannot be had or built.
+    that does not answer where one is asked for, an image that cannot be had or built, an external server
+    that does not answer though there are versions, a resumed run whose version is no longer the highest.
     """
     model_versions.require_writable(run.model_base_path)
+    _refuse_superseded(run)
     record = model_servers.running(run.pipeline)
     server = _beside_the_yaml(server, run)
+    if deployment.host is not None:
+        return _external(deployment, deployment.host, server, run)
     kind, program, reason = _choose(deployment, server, record)
+    ports = _ports(deployment, record, run.pipeline)
     return ServingTarget(
         kind=kind,
         reason=reason,
         program=program,
         identity=model_servers.identity(kind, server, program, run.model_base_path),
         live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
-        **_ports(deployment, record, run.pipeline),
+        flags=tuple(model_servers.own_flags(server)),
+        network=server.network if kind == "docker" else "published",
+        grpc_port=ports["grpc_port"],
+        rest_port=ports["rest_port"],
+    )
+
+
+def _refuse_superseded(run: Run) -> None:
+    """Refuse to go on with a run whose version was published, and is no longer the highest.
+
+    Servers take the highest: they would never load it, and an older night's model is not to replace a
+    newer one's.
+    """
+    found = model_versions.published_by(run.model_base_path, run.run_id)
+    highest = max(model_versions.versions(run.model_base_path), default=0)
+    if found is not None and int(found[0].name) < highest:
+        number = int(found[0].name)
+        message = f"run {run.run_id} published version {number}, and version {highest} came after it"
+        raise EnvironmentFault(message, f"slipway rollback --to {number} has servers take it again")
+
+
+def _external(deployment: DeploymentConfig, host: str, server: ServerConfig, run: Run) -> ServingTarget:
+    """Return the server that somebody else runs at `host`.
+
+    Before there is a version it need not answer: the official server listens once it has loaded one.
+    """
+    rest = f"http://{host}:{deployment.rest_port}"
+    if model_versions.versions(run.model_base_path) and not model_status.answers(rest):
+        message = f"nothing answers at {rest}, where {run.pipeline} is served, by deployment.host"
+        raise EnvironmentFault(message, "start it, or correct deployment.host and deployment.rest_port")
+    return ServingTarget(
+        kind="external",
+        reason=f"served by {host}, ports {deployment.grpc_port} and {deployment.rest_port}, as configured",
+        program=host,
+        identity=model_servers.identity("external", server, host, run.model_base_path),
+        live_version=model_status.live_version(rest, run.pipeline),
+        grpc_port=deployment.grpc_port,
+        rest_port=deployment.rest_port,
+        host=host,
     )
 
 

@@ -1,24 +1,56 @@
-"""Stage 6, publish: the candidate becomes the next version, at one instant; and its undoing."""
+"""Stage 6, publish: the candidate becomes the next version, at one instant."""
 
 from __future__ import annotations
 
-from configs.schema import ExportConfig
-from tasks import model_versions
-from tasks.artifacts import Candidate, ModelVersion, Run
+from configs.schema import DataConfig, ExportConfig
+from tasks import deploy_journal, model_versions
+from tasks.answers import kept_answers
+from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget
+from tasks.data_quality import statistics
+from tasks.deploy_journal import Journal
+from tasks.exports import extra_assets
+from tasks.runs.run_records import current_record
+from tasks.servers import model_servers, model_status
 from tasks.stages import stage
 
 
 @stage("publish", run_name="publish the next version of {run.pipeline}")
-def publish(candidate: Candidate, export: ExportConfig, live_version: int | None, run: Run) -> ModelVersion:
+def publish(
+    candidate: Candidate, export: ExportConfig, data: DataConfig, target: ServingTarget, run: Run
+) -> ModelVersion:
     """Make the candidate visible to servers, atomically, under a number higher than any before.
 
-    Once a run: a resumed one that was killed after the rename finds the version that it published.
+    What it should answer, and what it was made of, goes with it. From here on the deploy journal says what
+    is under way. Once a run: a resumed one that was killed after the rename finds the version that it
+    published.
     """
-    if (found := model_versions.published_by(run.model_base_path, run.run_id)) is not None:
-        folder, origin = found
-        return ModelVersion(int(folder.name), folder, previous=origin["previous"])
-    on_disk = max(model_versions.versions(run.model_base_path), default=None)
-    previous = live_version or on_disk
-    origin = {"run_id": run.run_id, "previous": previous}
-    folder = model_versions.publish(candidate.path, run.model_base_path, export.version_names, origin=origin)
-    return ModelVersion(int(folder.name), folder, previous=previous)
+    found = model_versions.published_by(run.model_base_path, run.run_id)
+    previous = found[1]["previous"] if found else _serving_before(run)
+    planned = model_servers.planned(target, run)
+    deploy_journal.write(
+        Journal(run.pipeline, run.run_id, run.model_base_path, "prepared", previous, server=planned)
+    )
+    if found is None:
+        with model_versions.faults_named(run.model_base_path):
+            made_of = (run.folder / "config.yaml", statistics.in_examples(run.folder))
+            kept_answers.keep(candidate, data, also=made_of)
+            extra_assets.complete(candidate.path, previous, current_record().checks)
+        origin = {"run_id": run.run_id, "previous": previous}
+        folder = model_versions.publish(
+            candidate.path, run.model_base_path, export.version_names, origin=origin
+        )
+    else:
+        folder = found[0]
+    number = int(folder.name)
+    deploy_journal.note(run, "published", versions=(number,))
+    return ModelVersion(number, folder, previous=previous)
+
+
+def _serving_before(run: Run) -> int | None:
+    """Return the version that answers now, or where none does the highest on disk.
+
+    Asked now and not at preflight: while this run trained, another may have been rolled back to.
+    """
+    record = model_servers.running(run.pipeline)
+    live = model_status.live_version(record.rest, run.pipeline) if record else None
+    return live or max(model_versions.versions(run.model_base_path), default=None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from configs.schema import DataConfig, SmokeTestConfig
-from tasks import server_records, tensorflow_process
+from tasks import deploy_journal, served_answers
 from tasks.artifacts import Candidate, Endpoint, Run, SmokeTest
+from tasks.reports import prefect_artifacts, smoke_test_page
+from tasks.servers import rollouts
 from tasks.stages import report, stage
 
 
@@ -12,24 +14,16 @@ from tasks.stages import report, stage
 def smoke_test(
     endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig, run: Run
 ) -> SmokeTest:
-    """Prove that the endpoint answers with the new version, as `estimator.predict` did.
+    """Prove that the endpoint answers with the new version, as `estimator.predict` did, and goes on to.
 
-    A server that was replaced for this version is forgotten: the new one is proven. Raises
+    The deploy is over then: a server that was replaced for this version is forgotten. Raises
     SmokeTestFailed, with all checks.
     """
-    proof = tensorflow_process.run(
-        "smoke_test",
-        SmokeTest,
-        log=run.log("smoke-test"),
-        on_progress=report,
-        arguments={
-            "endpoint": endpoint,
-            "candidate": candidate,
-            "smoke_test": smoke_test,
-            "data": data,
-            "run": run,
-        },
-        prepare_next=False,
-    )
-    server_records.settle(run.pipeline)
+    proof = served_answers.prove(endpoint, candidate, smoke_test, data, run, on_progress=report)
+    deploy_journal.note(run, "smoke-tested")
+    rollouts.settle(run.pipeline)
+    journal = deploy_journal.of_run(run)
+    if journal is not None:
+        deploy_journal.conclude(journal, "committed")
+    prefect_artifacts.show(f"{run.pipeline}-smoke-test", smoke_test_page.as_markdown(proof, endpoint))
     return proof

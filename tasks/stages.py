@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -9,8 +10,9 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
 
-from tasks.run_records import current_record
+from tasks.runs.run_records import current_record
 
 LOG_EVERY_SECONDS = 10.0
 _last_logged = 0.0
@@ -51,13 +53,26 @@ def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Cal
 def report(progress: Mapping[str, Any]) -> None:
     """Show progress of the current stage: `{"step": 200, "max_steps": 1000, "loss": 0.4, …}`.
 
-    Whoever watches the run sees all of it; the run's log gets a line every 10 s,
-    and every message that is `logged`.
+    Whoever watches the run sees all of it; the run's log gets a line every 10 s, every message that is
+    `logged`, and every line of a log that has a `level`.
     """
     global _last_logged
     current_record().progress(progress)
-    if progress.get("logged"):
+    if "level" in progress:
+        log(progress["level"], progress["message"])
+    elif progress.get("logged"):
         get_run_logger().info(str(progress["message"]))
     elif time.monotonic() - _last_logged >= LOG_EVERY_SECONDS:
         _last_logged = time.monotonic()
         get_run_logger().info(", ".join(f"{name} {value}" for name, value in progress.items()))
+
+
+def log(level: int, line: str) -> None:
+    """Put a line of another program's log into the run's log."""
+    _logger().log(level, line)
+
+
+def _logger() -> Any:
+    """Return the run's logger; where a stage is run alone, this module's."""
+    in_run = FlowRunContext.get() or TaskRunContext.get()
+    return get_run_logger() if in_run else logging.getLogger(__name__)

@@ -18,6 +18,7 @@ import ctypes
 import importlib
 import json
 import logging
+import math
 import os
 import selectors
 import signal
@@ -33,6 +34,7 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
+from tasks import log_lines
 from tasks.artifacts import Check
 from tasks.errors import (
     CheckedError,
@@ -49,6 +51,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 LOG_LINES_SHOWN = 15
 _GRACE_OF_STALLED_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -78,26 +81,31 @@ class Child:
         except BrokenPipeError:
             pass  # it died while importing: reading its replies says so, with the log
 
-    def replies(self, deadline: float | None, stall_seconds: float | None = None) -> Any:
+    def replies(
+        self,
+        deadline: float | None,
+        stall_seconds: float | None = None,
+        look: Callable[[], None] = lambda: None,
+    ) -> Any:
         """Yield its JSON lines until it closes them; raise TimeoutError at `deadline` (monotonic).
 
-        Raises _Stalled after `stall_seconds` without a line.
+        Raises _Stalled after `stall_seconds` without a line. Calls `look` every second, and at each line.
         """
         stdout = self.process.stdout
         assert stdout is not None
         buffer = b""
+        heard = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while True:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError
-                waits = [seconds for seconds in (left, stall_seconds) if seconds is not None]
-                if not selector.select(min(waits, default=None)):
-                    raise _Stalled if left is None or left > min(waits) else TimeoutError
+                look()
+                left = _left(deadline, heard, stall_seconds)
+                if not selector.select(min(left, _LOOK_SECONDS)):
+                    continue
                 chunk = os.read(stdout.fileno(), 65536)
                 if not chunk:
                     return
+                heard = time.monotonic()
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 yield from map(json.loads, lines)
 
@@ -124,6 +132,18 @@ class Child:
 
 class _Stalled(Exception):
     """No line came for too long."""
+
+
+def _left(deadline: float | None, heard: float, stall_seconds: float | None) -> float:
+    """Return the seconds until the next of the two ends. Raises TimeoutError or _Stalled at it."""
+    now = time.monotonic()
+    until_deadline = math.inf if deadline is None else deadline - now
+    until_stall = math.inf if stall_seconds is None else heard + stall_seconds - now
+    if until_deadline <= 0:
+        raise TimeoutError
+    if until_stall <= 0:
+        raise _Stalled
+    return min(until_deadline, until_stall)
 
 
 def _close_quietly(stream: IO[bytes] | None) -> None:
@@ -174,19 +194,21 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
 ) -> Artifact:
     """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
 
-    What it prints is appended to `log`. Interrupted (Ctrl-C, cancellation, timeout), the child gets
+    What it prints is appended to `log`; warnings and errors among it are progress too, with the `level` that
+    they have in `logging`. Interrupted (Ctrl-C, cancellation, timeout), the child gets
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
     `tasks.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
     `stall_timeout_seconds`, counted from its start too.
     """
     child = _take()
+    forwarded = log_lines.Forwarded(log, lambda level, line: on_progress({"message": line, "level": level}))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         child.send({"program": program, "log": str(log), "arguments": to_jsonable_python(dict(arguments))})
         if prepare_next:
             prepare()
-        for reply in child.replies(deadline, stall_timeout_seconds):
+        for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
             if "progress" in reply:
                 on_progress(reply["progress"])
             elif "error" in reply:
@@ -203,6 +225,17 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
         raise ProcessStalled(message, f"its log: {log}\n{_last_lines(log)}") from None
     finally:
         child.close(grace_seconds)
+        forwarded.close()
+
+
+def raise_failure(program: str, child: Child, log: Path) -> None:
+    """Raise the error that a child which has ended told, or that it died of; return where it did neither."""
+    for reply in child.replies(None):
+        if "error" in reply:
+            raise _rebuilt(reply["error"])
+        if "result" in reply:
+            return
+    raise _death(program, child.process.wait(), _last_lines(log) or child.early_log())
 
 
 def _rebuilt(error: Mapping[str, Any]) -> SlipwayError:
@@ -228,11 +261,16 @@ def _last_lines(log: Path) -> str:
     return "\n".join(lines)
 
 
+def end_with_parent(by: signal.Signals) -> None:
+    """Have the kernel send this process `by` when the thread that spawned it ends, kill -9 included."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
+
+
 def main() -> None:
     """Be the child: import TensorFlow, read one request, run it, reply."""
     parent = int(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it sends SIGTERM
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         return
     replies = os.fdopen(os.dup(1), "w", buffering=1)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import gpu_slots, model_servers, model_status, model_versions, tensorflow_process
+from configs.schema import Recipe, TrainingConfig
+from tasks import tensorflow_process
 from tasks.artifacts import Checkpoint, Examples, Run
+from tasks.clusters import role_runs
+from tasks.estimators import gpu_slots
+from tasks.servers import served_versions
 from tasks.stages import report, stage
 
 
-@stage("train", run_name="train {run.pipeline} to step {training.max_steps}", resumable=True)
-def train(
-    model: ModelConfig, training: TrainingConfig, evaluation: EvaluationConfig, data: DataConfig,
-    checkpoint: str | int, examples: Examples, run: Run,
-) -> Checkpoint:  # fmt: skip
+@stage("train", run_name="train {run.pipeline} to step {recipe.training.max_steps}", resumable=True)
+def train(recipe: Recipe, checkpoint: str | int, examples: Examples, run: Run) -> Checkpoint:
     """Train up to `training.max_steps` in all: tried again, it goes on from the newest whole checkpoint.
 
     Returns the one that `checkpoint` (`export.checkpoint`) means: it is evaluated and exported.
     Interrupted, it saves one first. Raises ModelError, EnvironmentFault (no GPU, disk full), ProcessDied
     or, after `training.stall_timeout_seconds` without a step, ProcessStalled.
     """
-    with gpu_slots.held(training.accelerator):
+    training = _with_served_version(recipe.training, run)
+    arguments = {
+        "model": recipe.model, "training": training, "evaluation": recipe.evaluation,
+        "data": recipe.data, "examples": examples, "run": run,
+    }  # fmt: skip
+    with gpu_slots.held(training.accelerator), role_runs.joined(training, arguments, run) as joined:
         return tensorflow_process.run(
             "train", Checkpoint, log=run.log("train"), on_progress=report,
             stall_timeout_seconds=training.stall_timeout_seconds,
-            arguments={
-                "model": model, "training": _with_served_version(training, run), "evaluation": evaluation,
-                "data": data, "checkpoint": checkpoint, "examples": examples, "run": run,
-            },
+            arguments={**arguments, "checkpoint": checkpoint, "joined": joined},
         )  # fmt: skip
 
 
@@ -41,12 +43,9 @@ def _with_served_version(training: TrainingConfig, run: Run) -> TrainingConfig:
     warm_start = training.warm_start
     if warm_start is None or warm_start.from_ != "serving":
         return training
-    record = model_servers.running(run.pipeline)
-    live = model_status.live_version(record.rest, run.pipeline) if record else None
-    present = model_versions.versions(run.model_base_path)
-    folder = present.get(live or max(present, default=0))
-    if folder is None:
+    found = served_versions.served(run)
+    if found is None:
         get_run_logger().info("no warm start: no version of %s is served yet", run.pipeline)
         return training.model_copy(update={"warm_start": None})
-    source = warm_start.model_copy(update={"from_": str(folder)})
+    source = warm_start.model_copy(update={"from_": str(found[1])})
     return training.model_copy(update={"warm_start": source})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nightly_station
 import pytest
 from hypothesis import settings
 from slipway_command import Slipway, free_port
@@ -20,8 +24,11 @@ settings.register_profile("slipway", deadline=None)
 settings.load_profile("slipway")
 
 SLOW = (
-    "test_benchmarks", "test_best_checkpoint", "test_cluster", "test_graph_pipelines",
-    "test_model_server_lifecycle", "test_resume", "test_saved_model_cli", "test_strategies",
+    "test_benchmarks", "test_best_checkpoint", "test_cluster", "test_cluster_across",
+    "test_cluster_containers", "test_compose", "test_docker_faults", "test_faults", "test_graph_pipelines",
+    "test_model_server_copies",
+    "test_model_server_lifecycle", "test_model_server_policies", "test_model_server_processes",
+    "test_model_server_swaps", "test_resume", "test_saved_model_cli", "test_strategies",
     "test_training", "test_warm_start",
 )  # fmt: skip
 """Modules whose tests take long enough to be left out of `make test-fast`, as whole flows are."""
@@ -31,6 +38,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def pytest_configure() -> None:
     """Keep every test, and every process that one starts, off this machine's own Prefect and state."""
+    # Started in the background by a shell, pytest ignores Ctrl-C, and so would all that it starts: Prefect's
+    # worker, which is sent SIGTERM, sends itself that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "SLIPWAY_BASE_IMAGE"):
         os.environ.pop(name, None)
     os.environ["DO_NOT_TRACK"] = "1"
@@ -48,18 +59,33 @@ def _why_no_docker() -> str | None:
     return None
 
 
+def _why_no_browser() -> str | None:
+    there = {"chromium": shutil.which("chromium"), "playwright": importlib.util.find_spec("playwright")}
+    missing = [name for name, found in there.items() if found is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+_NEEDS = {
+    "docker": ("SLIPWAY_REQUIRE_DOCKER", _why_no_docker),
+    "browser": ("SLIPWAY_REQUIRE_BROWSER", _why_no_browser),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Call whole flows slow; skip Docker tests, with the reason, where no engine answers, but not in CI."""
+    """Call whole flows slow; skip what this machine lacks something for, with the reason, not in CI."""
     for item in items:
-        if "prefect_api" in getattr(item, "fixturenames", ()) or item.path.stem in SLOW:
+        if {"prefect_api", "station"} & set(getattr(item, "fixturenames", ())) or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-    marked = [item for item in items if item.get_closest_marker("docker")]
-    if not marked or os.environ.get("SLIPWAY_REQUIRE_DOCKER"):
-        return
-    reason = _why_no_docker()
-    if reason is not None:
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("docker") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))  # the first one builds an image
+    for marker, (required, why_not) in _NEEDS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if not marked or os.environ.get(required):
+            continue
+        reason = why_not()
+        if reason is not None:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +117,10 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield api
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120.0) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 600.0) -> None:
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and server.poll() is None:
         try:
@@ -103,6 +129,13 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, seconds: flo
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise RuntimeError(f"the Prefect server did not come up:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nightly_station.Station]:
+    """A Prefect server with a password, and the digits deployed there; workers are for tests to start."""
+    with nightly_station.opened(tmp_path_factory.mktemp("station")) as there:
+        yield there
 
 
 @pytest.fixture

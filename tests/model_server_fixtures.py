@@ -25,12 +25,18 @@ from typing import Any
 import grpc
 import pytest
 
+pytest_plugins = ["model_server_image"]
 NAME = "half_plus_two"
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 _VERSIONS = (1, 2, 3, 4, 5)
+SIGNATURES = (
+    "\nSignatures: classes_only, classify, defaulted, double_outputs, double_scores, everything, "
+    "flat_scores, no_scores, one_output, one_row and 9 more"
+)
+"""What follows the official text where a signature is asked for that the model has not."""
 
 
-def expected(x: float, version: int = 1) -> float:
+def expected(x: float, version: float = 1) -> float:
     """What version `version` answers to `x`."""
     return x / 2 + 1 + version
 
@@ -52,13 +58,10 @@ class Models:
 class Endpoint:
     """Where a server is asked, through real stubs and real HTTP."""
 
-    def __init__(self, port: int, rest_port: int) -> None:
+    def __init__(self, port: int, rest_port: int, credentials: grpc.ChannelCredentials | None = None) -> None:
         self.port = port
         self.rest_port = rest_port
-        # A local subchannel pool: a channel to a port that an earlier server had starts afresh.
-        self.channel = grpc.insecure_channel(
-            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
-        )
+        self.channel = open_channel(f"127.0.0.1:{port}", credentials)
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET over HTTP: the status, and the body as JSON."""
@@ -89,8 +92,15 @@ class Endpoint:
 class RunningServer(Endpoint):
     """A server process of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int, rest_port: int) -> None:
-        super().__init__(port, rest_port)
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        port: int,
+        rest_port: int,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        super().__init__(port, rest_port, credentials)
         self.process = process
         self.log_path = log
 
@@ -98,6 +108,11 @@ class RunningServer(Endpoint):
     def log(self) -> str:
         """What the server has written so far, standard output and error together."""
         return self.log_path.read_text()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self.process.poll() is None
 
     def wait_until_ready(self) -> RunningServer:
         """Wait for the gRPC port; fails with the log when the process ends before that."""
@@ -134,6 +149,19 @@ class RunningServer(Endpoint):
 
 
 StartServer = Callable[..., RunningServer]
+
+
+def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """Return a channel with connections of its own, and no limit to messages."""
+    # A local subchannel pool: a channel to a port that an earlier server had starts afresh.
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+    ]
+    if credentials:
+        return grpc.secure_channel(address, credentials, options)
+    return grpc.insecure_channel(address, options)
 
 
 def wait_until(
@@ -178,7 +206,14 @@ def start_server(models: Models) -> Iterator[StartServer]:
     started: list[RunningServer] = []
     logs = Path(tempfile.mkdtemp())
 
-    def start(base_path: Path, *flags: str, name: str = NAME, wait: bool = True, **env: str) -> RunningServer:
+    def start(
+        base_path: Path,
+        *flags: str,
+        name: str = NAME,
+        wait: bool = True,
+        credentials: grpc.ChannelCredentials | None = None,
+        **env: str,
+    ) -> RunningServer:
         port, rest_port = free_port(), free_port()
         log = logs / f"{len(started)}.log"
         defaults = {
@@ -194,9 +229,9 @@ def start_server(models: Models) -> Iterator[StartServer]:
                 [sys.executable, "-m", "model_server", *arguments, *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "MODEL_SERVER_HOST": "127.0.0.1", **env},
+                env={**os.environ, "MODEL_SERVER_HOST": "127.0.0.1", "MODEL_SERVER_PROCESSES": "1", **env},
             )
-        server = RunningServer(process, log, port, rest_port)
+        server = RunningServer(process, log, port, rest_port, credentials)
         started.append(server)
         return server.wait_until_ready() if wait else server
 
@@ -209,13 +244,21 @@ def start_server(models: Models) -> Iterator[StartServer]:
 
 
 @pytest.fixture(scope="session")
-def half_plus_two(
+def half_plus_two_process(
     models: Models, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
 ) -> RunningServer:
     """A server of version 1 alone, for tests that change nothing."""
     base_path = tmp_path_factory.mktemp("half_plus_two")
     models.publish(base_path, 1)
     return start_server(base_path)
+
+
+@pytest.fixture(scope="session", params=["process", pytest.param("image", marks=pytest.mark.docker)])
+def half_plus_two(request: pytest.FixtureRequest) -> Endpoint:
+    """The same as a process and in a container of the image, with one set of tests for both."""
+    names = {"process": "half_plus_two_process", "image": "container"}
+    server: Endpoint = request.getfixturevalue(names[request.param])
+    return server
 
 
 def _export(directory: Path, version: int) -> None:

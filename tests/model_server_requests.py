@@ -18,7 +18,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 30.0  # seconds
 
 
 def stub(server: Endpoint) -> Any:

@@ -66,16 +66,16 @@ class Slipway:
     def __call__(self, *arguments: str | Path, **environment: str) -> Finished:
         """Run `slipway <arguments>` to its end."""
         process = self.start(*arguments, **environment)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
         file = self.home / "verdict.json"
         verdict = json.loads(file.read_text()) if file.is_file() else {}
         return Finished(process.returncode, output, verdict)
 
     def run(self, pipeline: Path, *settings: str, flow: str = "run", **environment: str) -> Finished:
-        """Run a pipeline, by default as a local process, with its verdict."""
+        """Run a pipeline, by default as a local process and without a canary (5 s), with its verdict."""
         file = self.home / "verdict.json"
         file.unlink(missing_ok=True)
-        chosen = ("deployment.target=process", *settings)
+        chosen = ("deployment.target=process", "deployment.canary=false", *settings)
         options = [part for setting in chosen for part in ("--set", setting)]
         return self(flow, pipeline, *options, "--json", file, **environment)
 

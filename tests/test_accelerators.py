@@ -15,8 +15,8 @@ from pipelines import written
 from configs.accelerators import AcceleratorConfig
 from configs.errors import ConfigError
 from configs.schema import TrainingConfig
-from tasks import accelerators, gpu_slots
 from tasks.errors import EnvironmentFault
+from tasks.estimators import accelerators, gpu_slots
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_cpu_is_chosen_though_there_are_gpus() -> None:
 CUT = """
 import tensorflow as tf
 from configs.accelerators import AcceleratorConfig
-from tasks import accelerators
+from tasks.estimators import accelerators
 config = accelerators.claim(AcceleratorConfig(device="cpu", cpus=3))
 with tf.compat.v1.Session(config=config, graph=tf.Graph()) as session:
     print(len([d for d in session.list_devices() if d.device_type == "CPU"]))

@@ -18,12 +18,13 @@ from configs.errors import ConfigError
 from configs.features import FeatureSpec
 from configs.references import require_callables
 from model_server import flags, servable
-from tasks import offline_answers
+from tasks.answers import offline_answers
 from tasks.artifacts import Candidate
 from tasks.errors import ModelError
+from tasks.examples.tf_examples import read_records, serialize, write_records
+from tasks.exports import extra_assets
 from tasks.in_tensorflow import export, ingest, train, validate
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import read_records, serialize, write_records
 
 CITIES = [b"Rome", b"Oslo", b"Bonn"]
 
@@ -110,7 +111,8 @@ def test_extra_assets_and_the_manifest(tmp_path: Path) -> None:
     assert (packages["tensorflow"], packages["tensorflow-estimator"]) == ("2.15.1", "2.15.0")
     assert manifest == {
         "run_id": "r1", "pipeline": "small", "config_sha256": hashlib.sha256(config).hexdigest(),
-        "data_sha256": examples.digest, "examples": 150, "git_commit": None, "seed": 1,
+        "data_sha256": examples.digest, "examples": 150, "git_commit": None, "git_changes": None,
+        "code_sha256": extra_assets.code_digest(folder), "seed": 1,
         "checkpoint_step": 50, "metrics": {"accuracy": 0.75},
     }  # fmt: skip
 
@@ -126,7 +128,8 @@ def test_an_extra_asset_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "destination", ["../model", "/etc/passwd", "a/../../b", "manifest.json", "./manifest.json", ".", ""]
+    "destination",
+    ["../model", "/etc/passwd", "a/../../b", "manifest.json", "./manifest.json", "SHA256SUMS", ".", ""],
 )
 def test_no_extra_asset_leaves_its_folder(tmp_path: Path, destination: str) -> None:
     """Nor replaces the manifest."""

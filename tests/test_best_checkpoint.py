@@ -13,9 +13,9 @@ from slipway_command import DIGITS, Slipway
 from configs.errors import ConfigError
 from configs.loading import load_pipeline
 from configs.training import BestCheckpointConfig
-from tasks import checkpoint_choice
-from tasks.best_checkpoints import KeepBest, read
 from tasks.errors import ModelError
+from tasks.estimators import checkpoint_choice
+from tasks.estimators.best_checkpoints import KeepBest, read
 
 
 def _saved(model_dir: Path, step: int) -> None:

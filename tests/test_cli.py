@@ -22,8 +22,8 @@ from slipway_command import DIGITS, REPOSITORY, Slipway, free_port
 from waiting import eventually
 
 from flows.cli import main
-from tasks import server_records
-from tasks.server_records import ServerRecord
+from tasks.servers import server_records
+from tasks.servers.server_records import ServerRecord
 
 FACTORY = """\
 name: small

@@ -17,8 +17,8 @@ from configs.errors import ConfigError
 from configs.loading import load_pipeline
 from tasks import tensorflow_process
 from tasks.artifacts import Checkpoint, Run
-from tasks.cluster import agree
 from tasks.errors import ProcessDied
+from tasks.estimators.cluster import agree
 
 TWO_WORKERS = REPOSITORY / "configs" / "two_workers"
 IN_STEP = {"strategy": "multi_worker_mirrored", "cluster": ClusterConfig(parameter_servers=0)}
@@ -56,7 +56,7 @@ def _no_process_is_left(tmp_path: Path) -> Iterator[None]:
 def cluster_run(
     folder: Path, on_progress: Callable[[Mapping[str, Any]], None], **training: Any
 ) -> Checkpoint:
-    """Train the digits so, in a child as the stage does it."""
+    """Train the digits so, in a child as the stage does it; `on_progress` is told the steps."""
     digits = trained_digits()
     config = digits.config.training.model_copy(
         update={"cluster": ClusterConfig(), "max_steps": 1_000_000, "log_every_steps": 50, **training}
@@ -64,7 +64,7 @@ def cluster_run(
     run = run_in(folder)
     return tensorflow_process.run(
         "train", Checkpoint, log=run.log("train"), prepare_next=False, timeout_seconds=DEADLINE_SECONDS,
-        on_progress=on_progress,
+        on_progress=lambda told: on_progress(told) if "step" in told else None,
         arguments={"model": digits.config.model, "training": config, "data": digits.config.data,
                    "examples": digits.examples, "run": run},
     )  # fmt: skip
@@ -196,3 +196,29 @@ def test_a_cluster_in_step_ends_its_attempt_when_a_worker_dies_and_resumes(tmp_p
     assert (again.resumed_from, again.global_step) == (saved, saved + 50)
     evaluated = run_in(tmp_path).log("train-evaluator-0").read_text()
     assert f"Saving dict for global step {saved + 50}: accuracy" in evaluated
+
+
+def test_a_cluster_in_step_saves_when_it_is_stopped_and_dies_with_its_chief(tmp_path: Path) -> None:
+    """Ctrl-C saves the step that all have reached; kill -9 of the chief takes the worker along at once."""
+    interrupted: list[int] = []
+
+    def interrupt(told: Mapping[str, Any]) -> None:
+        interrupted.append(told["step"])
+        if len(interrupted) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster_run(tmp_path, interrupt, save_checkpoints_steps=1_000_000, **IN_STEP)
+    assert steps_saved(tmp_path)[-1] >= interrupted[-1]
+    parts: dict[str, psutil.Process] = {}
+
+    def kill(told: Mapping[str, Any]) -> None:
+        if not parts:
+            parts.update(playing())
+            parts["train"].kill()
+
+    with pytest.raises(ProcessDied, match="killed by SIGKILL"):
+        cluster_run(tmp_path, kill, save_checkpoints_steps=1_000_000, **IN_STEP)
+    assert set(parts) == {"train", "worker-0"}
+    _, alive = psutil.wait_procs(list(parts.values()), timeout=5)
+    assert not alive

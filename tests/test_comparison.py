@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from configs.schema import Ulps
-from tasks import offline_answers
-from tasks.comparison import WORLDS_APART, compare, limit
+from configs.schema import Rtol, Ulps
+from tasks.answers import offline_answers
+from tasks.answers.comparison import WORLDS_APART, Limit, Tally, compare, limit
 
 FLOATS = {np.float16: 16, np.float32: 32, np.float64: 64}
 
@@ -33,7 +33,7 @@ def test_a_neighbour_is_one_ulp_away(dtype: Any) -> None:
     for value in (1.0, -1.0, 0.0, 0.1):
         for towards in (np.inf, -np.inf):
             here: NDArray[Any] = np.array([value], dtype)
-            assert compare(here, np.nextafter(here, dtype(towards)), 1).largest_ulps == 1
+            assert compare(here, np.nextafter(here, dtype(towards)), Limit(1)).largest_ulps == 1
 
 
 @given(st.floats(width=32, allow_nan=False), st.integers(0, 1000))
@@ -52,18 +52,19 @@ def test_the_largest_difference_is_reported_and_the_first_one_located() -> None:
     expected = np.array([[1, 2], [3, 4]], np.float32)
     observed = expected.copy()
     observed[1, 0] = np.nextafter(np.nextafter(np.float32(3), np.float32(9)), np.float32(9))
-    found = compare(expected, observed, 1)
+    found = compare(expected, observed, Limit(1))
     assert found.largest_ulps == 2
     assert found.example == 1
     assert found.difference == "[1, 0]: expected 3.0, found 3.0000005 (2 ULPs apart)"
-    assert compare(expected, observed, 2).equal
+    within = compare(expected, observed, Limit(2))
+    assert within.equal and within.first == found.difference
 
 
 def test_nan_equals_only_nan_and_zeros_have_no_sign() -> None:
     """NaN is as far from any number as can be; NaN from NaN, and -0.0 from 0.0, are not apart."""
     nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
     assert compare(nan, nan).equal
-    assert compare(nan, one, 1_000_000).largest_ulps == WORLDS_APART
+    assert compare(nan, one, Limit(1_000_000)).largest_ulps == WORLDS_APART
     assert compare(np.array([-0.0]), np.array([0.0])).equal
 
 
@@ -112,13 +113,43 @@ def test_a_scalar_and_no_values_at_all_are_compared() -> None:
 
 def test_a_tolerance_is_a_number_of_ulps() -> None:
     """`exact` allows none."""
-    assert limit("exact") == 0
-    assert limit(Ulps(ulps=4)) == 4
+    assert limit("exact") == Limit(0)
+    assert limit(Ulps(ulps=4)) == Limit(4)
+
+
+def test_a_tolerance_may_be_relative() -> None:
+    """To the expected number, above and below; integers and infinities are to be equal."""
+    near = limit(Rtol(rtol=1e-3))
+    expected = np.array([1000.0, -1000.0, 0.0, np.inf], np.float32)
+    assert compare(expected, expected + np.array([1, -1, 0, 0], np.float32), near).equal
+    beyond = compare(expected, expected + np.array([0, 1.01, 0, 0], np.float32), near)
+    assert beyond.example == 1 and not beyond.equal
+    assert not compare(expected, np.array([1000, -1000, 1e-30, np.inf], np.float32), near).equal
+    assert not compare(expected, np.array([1000, -1000, 0, 1e38], np.float32), near).equal
+    assert not compare(np.array([1000]), np.array([1001]), near).equal
+
+
+def test_a_tally_tells_the_largest_difference_and_the_first_example() -> None:
+    """Of many comparisons: the one beyond the limit, or else the first that differs at all."""
+    ones = np.ones((2, 1), np.float32)
+    above = np.nextafter(ones, np.float32(2))
+    tally = Tally(Limit(1))
+    tally.take(compare(ones, ones, tally.limit), "output 'y'", 0)
+    assert tally.observed == "2 numbers, 0 ULPs at most"
+    tally.take(compare(ones, above, tally.limit), "output 'y'", 2)
+    assert (tally.problem, tally.observed) == (
+        "", "4 numbers, 1 ULPs at most; first: output 'y', sample example 2: "
+        "[0, 0]: expected 1.0, found 1.0000001 (1 ULPs apart)",
+    )  # fmt: skip
+    tally.take(compare(ones, ones * 2, tally.limit), "output 'y'", 4)
+    assert tally.problem.startswith("output 'y', sample example 4: [0, 0]: expected 1.0, found 2.0")
+    assert tally.observed.endswith(tally.problem)
 
 
 def test_comparing_needs_no_tensorflow() -> None:
     """The smoke test's process compares with NumPy alone."""
-    program = "import sys, tasks.comparison, tasks.offline_answers; assert 'tensorflow' not in sys.modules"
+    program = "import sys, tasks.answers.comparison, tasks.answers.offline_answers\n"
+    program += "assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

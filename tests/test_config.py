@@ -225,7 +225,8 @@ class TestKeys:
         said = _refused(tmp_path, f"{MINIMAL}deployment: {{xyzzy: 1}}\n")
         assert said == (
             ":8:14: 'deployment.xyzzy' is not a known key; known here: "
-            "grpc_port, load_timeout_seconds, rest_port, target"
+            "busy_timeout_seconds, canary, grpc_port, host, load_timeout_seconds, rest_port, target, "
+            "when_busy"
         )
 
     def test_a_key_that_is_no_string(self, tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ WRONG = [
     ("deployment.rest_port", -1, " = -1: input should be greater than or equal to 0"),
     ("deployment.load_timeout_seconds", 0, " = 0: input should be greater than 0"),
     ("deployment.load_timeout_seconds", float("inf"), " = inf: input should be a finite number"),
-    ("deployment.target", "moon", " = 'moon': input should be 'auto', 'docker' or 'process'"),
+    ("deployment.target", "moon", " = 'moon': input should be 'auto', 'docker', 'process' or 'external'"),
     ("server.flags", {"x": [1]}, ".x = [1]: input should be a valid string"),
     ("smoke_test.tolerance", "loose", " = 'loose': input should be 'exact'"),
     ("smoke_test.tolerance", {"ulps": -1}, ".ulps = -1: input should be greater than or equal to 0"),

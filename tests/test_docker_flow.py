@@ -13,7 +13,7 @@ import pytest
 from served_digits import ClosedLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
-from tasks import server_image
+from tasks.servers import server_image
 
 pytestmark = pytest.mark.docker
 
@@ -46,7 +46,7 @@ def test_where_an_engine_answers_auto_means_a_container(deployed: Finished, modu
     """The demo needs no option to serve in a container."""
     assert deployed.exit_code == 0, deployed.output
     assert module_slipway.record("digits")["target"] == "docker"
-    assert "a Docker engine answers" in deployed.verdict["stages"][0]["proved"]
+    assert "a Docker engine answers" in deployed.verdict["stages"][1]["proved"]
 
 
 def test_the_container_answers_for_the_held_out_digits(deployed: Finished, module_slipway: Slipway) -> None:
@@ -93,7 +93,7 @@ def test_a_container_whose_engine_is_hidden_is_still_swapped(
     """The server needs no engine to load a new version, and the run says that none answers."""
     again = module_slipway.run(DIGITS, *QUICK, "deployment.target=auto", DOCKER_HOST=NO_ENGINE)
     assert again.exit_code == 0, again.output
-    assert "still answers, though no Docker engine answers" in again.verdict["stages"][0]["proved"]
+    assert "still answers, though no Docker engine answers" in again.verdict["stages"][1]["proved"]
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
 
 
@@ -137,7 +137,7 @@ def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClie
     )
     assert done.exit_code == 0, done.output
     assert slipway.record("digits")["target"] == "process"
-    assert "make base-image" in done.verdict["stages"][0]["proved"]
+    assert "make base-image" in done.verdict["stages"][1]["proved"]
 
 
 def test_stop_drains_and_removes_the_container(

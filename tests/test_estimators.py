@@ -12,12 +12,12 @@ from pipelines import run_of, written
 
 from configs.features import FeatureSpec
 from configs.schema import Ulps, ValidationConfig
-from tasks import accelerators, canned_estimators, estimators
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Validation
 from tasks.errors import EnvironmentFault, ModelError
+from tasks.estimators import accelerators, assembly, canned_estimators
+from tasks.examples.tf_examples import serialize, write_records
 from tasks.in_tensorflow import export, ingest, train, validate
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import serialize, write_records
 
 PEOPLE = {
     "features": {
@@ -112,7 +112,7 @@ def refused(folder: Path, model: dict[str, Any]) -> ModelError:
     """The error of building this model; nothing of it may be on disk."""
     config, run = people(folder, model)
     with pytest.raises(ModelError) as caught:
-        estimators.build(config.model, config.training, config.data, run)
+        assembly.build(config.model, config.training, config.data, run)
     assert not run.folder.exists()
     return caught.value
 
@@ -325,7 +325,7 @@ def test_no_numeric_feature_and_no_columns(tmp_path: Path) -> None:
     data = {"files": ["*"], "features": {"city": "string"}, "label": {"y": "int64"}}
     pipeline = written(tmp_path, {"data": data})
     with pytest.raises(ModelError, match=r"none of city is numeric") as caught:
-        estimators.build(
+        assembly.build(
             pipeline.config.model, pipeline.config.training, pipeline.config.data, run_of(pipeline, tmp_path)
         )
     assert "model.feature_columns" in caught.value.hint
@@ -338,7 +338,7 @@ def test_the_run_config_is_that_of_the_yaml(tmp_path: Path) -> None:
         "log_every_steps": 7, "seed": 3,
     }  # fmt: skip
     config, run = people(tmp_path, {"estimator": "LinearClassifier"}, training=training)
-    built = estimators.build(config.model, config.training, config.data, run).config
+    built = assembly.build(config.model, config.training, config.data, run).config
     assert (built.save_checkpoints_secs, built.save_checkpoints_steps) == (30, None)
     assert (built.keep_checkpoint_max, built.keep_checkpoint_every_n_hours) == (0, 2)
     assert (built.log_step_count_steps, built.save_summary_steps, built.tf_random_seed) == (7, 7, 3)

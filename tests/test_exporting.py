@@ -15,13 +15,14 @@ from small_disks import small_disk
 from tensorflow.core.protobuf import saved_model_pb2
 
 from configs.schema import ExportConfig
-from tasks import estimators, offline_answers
+from tasks.answers import offline_answers
 from tasks.artifacts import Candidate, Run
 from tasks.errors import EnvironmentFault, ModelError
+from tasks.estimators import assembly
+from tasks.examples.tf_examples import batches, read_records
+from tasks.exports.serving_inputs import receiver_fn
 from tasks.in_tensorflow import export as program
-from tasks.serving_inputs import receiver_fn
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import batches, read_records
 
 
 def export(run: Run, **options: Any) -> Candidate:
@@ -75,7 +76,7 @@ def test_offline_answers_are_what_estimator_predict_says() -> None:
     """For each output of each signature, bit for bit, in the order of the examples."""
     digits, candidate = trained_digits(), exported_digits()
     config, asked = digits.config, offline_answers.examples_file(candidate.offline)
-    estimator = estimators.build(config.model, config.training, config.data, digits.run)
+    estimator = assembly.build(config.model, config.training, config.data, digits.run)
     (said,) = estimator.predict(lambda: batches([asked], config.data, 64), yield_single_examples=False)
     for name in ("predict", "raw:predict"):
         found = offline_answers.read(candidate.offline, name)

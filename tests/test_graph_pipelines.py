@@ -7,17 +7,20 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tensorflow as tf
 from pipelines import run_of, written
+from test_training import StopAt, steps_saved
 
 from configs.errors import ConfigError
 from configs.features import FeatureSpec
-from tasks.artifacts import Candidate
-from tasks.errors import ModelError, Rejected
+from tasks import tensorflow_process
+from tasks.artifacts import Candidate, Checkpoint
+from tasks.errors import ModelError, ProcessDied, Rejected
+from tasks.examples.tf_examples import serialize, write_records
 from tasks.in_tensorflow import evaluate, export, ingest, train, validate
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import serialize, write_records
 
 GRAPH = """
 import pathlib
@@ -85,6 +88,18 @@ class Exported:
             ignore_progress, self.config.model, training, self.config.data, self.examples, self.run
         )
 
+    def trained_in_child(self, on_progress: StopAt, **training: int) -> Any:
+        """Train for ever, as a flow does it, until `on_progress` stops that."""
+        this = self.config
+        asked = {"max_steps": 1_000_000, "log_every_steps": 50, **training}
+        return tensorflow_process.run(
+            "train", Checkpoint, log=self.run.log("train"), on_progress=on_progress, prepare_next=False,
+            timeout_seconds=240, arguments={
+                "model": this.model, "training": this.training.model_copy(update=asked), "data": this.data,
+                "examples": self.examples, "run": self.run,
+            },
+        )  # fmt: skip
+
     def exported(self, checkpoint: Any) -> Candidate:
         this = self.config
         return export.run(
@@ -113,12 +128,34 @@ def test_it_resumes_and_is_evaluated_as_estimators_are(tmp_path: Path) -> None:
     assert pipeline.trained(5).global_step == 5
     resumed = pipeline.trained(9)
     assert (resumed.global_step, resumed.resumed_from) == (9, 5)
-    this = pipeline.config
-    found = evaluate.run(
-        ignore_progress, this.model, this.training, this.evaluation, this.data, pipeline.examples, resumed,
-        pipeline.run,
-    )  # fmt: skip
+    recipe = pipeline.config.recipe
+    found = evaluate.run(ignore_progress, recipe, pipeline.examples, resumed, pipeline.run)
     assert 0 <= found.metrics["accuracy"] <= 1
+
+
+def test_it_saves_when_it_is_stopped_and_resumes_when_it_was_killed(tmp_path: Path) -> None:
+    """SIGTERM to its child saves the step reached; kill -9 is retryable, from the last checkpoint."""
+    pipeline = Exported(tmp_path)
+    stop = StopAt(lambda: _trainer(pipeline).terminate())
+    with pytest.raises(ProcessDied, match="exit code 143"):
+        pipeline.trained_in_child(stop, save_checkpoints_steps=1_000_000)
+    saved = steps_saved(pipeline.run)[-1]
+    assert saved >= stop.step > 0
+    with pytest.raises(ProcessDied, match="killed by SIGKILL"):
+        pipeline.trained_in_child(
+            StopAt(lambda: _trainer(pipeline).kill(), saved + 300), save_checkpoints_steps=100
+        )
+    killed = steps_saved(pipeline.run)[-1]
+    assert killed > saved
+    resumed = pipeline.trained(killed + 5)
+    assert (resumed.resumed_from, resumed.global_step) == (killed, killed + 5)
+
+
+def _trainer(pipeline: Exported) -> psutil.Process:
+    """The child that has the pipeline's log of training open."""
+    log = str(pipeline.run.log("train"))
+    children = psutil.Process().children()
+    return next(each for each in children if any(file.path == log for file in each.open_files()))
 
 
 def test_meta_graphs_share_one_set_of_variables_and_assets(small: Any) -> None:

@@ -56,7 +56,7 @@ def test_the_classifying_head_names_the_species(deployed: Finished, flowers: lis
     assert [each.label.encode() for each in rows[0]] == SPECIES
     best = [max(row, key=lambda each: each.score).label.encode() for row in rows]
     true = [flower.features.feature["species"].bytes_list.value[0] for flower in flowers]
-    assert np.mean(np.array(best) == np.array(true)) >= 0.85
+    assert np.mean(np.array(best) == np.array(true)) >= 0.8
 
 
 def test_the_regressing_head_answers_by_its_name(deployed: Finished, flowers: list[Any]) -> None:

@@ -17,9 +17,9 @@ from configs.loading import load_pipeline
 from tasks import tensorflow_process
 from tasks.artifacts import Examples
 from tasks.errors import DataError
+from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.in_tensorflow import ingest as program
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import read_records, serialize, write_records
 
 DTYPES = {float: "float32", int: "int64", bytes: "string"}
 

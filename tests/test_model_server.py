@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_server_fixtures import NAME, RunningServer, StartServer, expected, wait_until
+from model_server_fixtures import NAME, SIGNATURES, Models, RunningServer, StartServer, expected, wait_until
 
 pytest_plugins = ["model_server_fixtures"]
 
@@ -32,7 +34,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     input_pb2,
-    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     regression_pb2,
@@ -120,23 +121,24 @@ BAD_PREDICTS: dict[str, tuple[predict_pb2.PredictRequest, str, str]] = {
     "no spec": (predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
     "no name": (predict_request(spec("")), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
     "unknown model": (
-        predict_request(spec("x")), "NOT_FOUND", "Servable not found for request: Latest(x)",
+        predict_request(spec("x")), "NOT_FOUND",
+         f"Servable not found for request: Latest(x)\nModels in service: {NAME}",
     ),
     "unknown version": (
         predict_request(spec(version=7)), "NOT_FOUND",
-        f"Servable not found for request: Specific({NAME}, 7)",
+        f"Servable not found for request: Specific({NAME}, 7)\nVersions of {NAME} in service: 1",
     ),
     "version 0": (
         predict_request(spec(version=0)), "NOT_FOUND",
-        f"Servable not found for request: Specific({NAME}, 0)",
+        f"Servable not found for request: Specific({NAME}, 0)\nVersions of {NAME} in service: 1",
     ),
     "label": (
         predict_request(spec(label="canary")), "INVALID_ARGUMENT",
-        "Unrecognized servable version label: canary",
+        f"Unrecognized servable version label: canary\nLabels of {NAME}: none",
     ),
     "signature": (
         predict_request(spec(signature="nope")), "FAILED_PRECONDITION",
-        'Serving signature key "nope" not found.',
+        'Serving signature key "nope" not found.' + SIGNATURES,
     ),
     "too few inputs": (
         predict_request(), "INVALID_ARGUMENT",
@@ -247,7 +249,7 @@ def test_an_example_wins_over_its_context(half_plus_two: RunningServer) -> None:
 
 
 BAD_EXAMPLES: dict[str, tuple[str, str, str]] = {
-    "Classify nope": ("nope", "No signature was found with the name: nope", "Classify"),
+    "Classify nope": ("nope", "No signature was found with the name: nope" + SIGNATURES, "Classify"),
     "Classify inputs": ("two_inputs", "Expected one input Tensor.", "Classify"),
     "Classify alias": ("serving_default", "No classification inputs found in SignatureDef: ", "Classify"),
     "Classify outputs": (
@@ -266,7 +268,7 @@ BAD_EXAMPLES: dict[str, tuple[str, str, str]] = {
     "Classify columns": (
         "uneven", "Tensors class and score should match in dim_size(1). Got 2 vs. 1", "Classify",
     ),
-    "Regress nope": ("nope", "No signature was found with the name: nope", "Regress"),
+    "Regress nope": ("nope", "No signature was found with the name: nope" + SIGNATURES, "Regress"),
     "Regress inputs": ("two_inputs", "Expected one input Tensor.", "Regress"),
     "Regress two outputs": ("classify", "Expected one output Tensor.", "Regress"),
     "Regress alias": ("serving_default", "No regression inputs found in SignatureDef: ", "Regress"),
@@ -331,7 +333,8 @@ def test_multi_inference_answers_in_task_order(half_plus_two: RunningServer) -> 
          "All ModelSpecs in a MultiInferenceRequest must access the same model name."),
         ([("regress", "regress"), ("classify", "regress")], "INVALID_ARGUMENT",
          "Duplicate evaluation of signature: regress"),
-        ([("regress", "nope")], "INVALID_ARGUMENT", "Requested signature not found in model graph: nope"),
+        ([("regress", "nope")], "INVALID_ARGUMENT",
+         "Requested signature not found in model graph: nope" + SIGNATURES),
         ([("predict", "regress")], "UNIMPLEMENTED",
          "Unsupported signature method_name: tensorflow/serving/predict"),
     ],
@@ -379,14 +382,12 @@ def test_status_of_models_and_versions(half_plus_two: RunningServer) -> None:
             (1, 30, 0)
         ]
     assert error_of(service.GetModelStatus, request(model_spec=spec("x"))) == (
-        "NOT_FOUND", "Could not find any versions of model x",
+        "NOT_FOUND", f"Could not find any versions of model x\nModels: {NAME}",
     )  # fmt: skip
     assert error_of(service.GetModelStatus, request(model_spec=spec(version=9))) == (
-        "NOT_FOUND", f"Could not find version 9 of model {NAME}",
+        "NOT_FOUND", f"Could not find version 9 of model {NAME}\nVersions of {NAME}: 1",
     )  # fmt: skip
     assert error_of(service.GetModelStatus, request()) == ("INVALID_ARGUMENT", "Missing ModelSpec")
-    reload = model_management_pb2.ReloadConfigRequest()
-    assert error_of(service.HandleReloadConfigRequest, reload)[0] == "UNIMPLEMENTED"
 
 
 def test_health_is_per_model_and_overall(half_plus_two: RunningServer) -> None:
@@ -398,12 +399,12 @@ def test_health_is_per_model_and_overall(half_plus_two: RunningServer) -> None:
     assert error_of(health.Check, health_pb2.HealthCheckRequest(service="x"))[0] == "NOT_FOUND"
 
 
-def test_method_names_are_checked_on_request(start_server: StartServer, half_plus_two: RunningServer) -> None:
+def test_method_names_are_checked_on_request(
+    models: Models, start_server: StartServer, tmp_path: Path
+) -> None:
     """With --enable_signature_method_name_check a signature of another kind is refused."""
-    base_path = next(
-        line.split(" from ")[1] for line in half_plus_two.log.splitlines() if "loading from" in line
-    ).rsplit("/", 1)[0]
-    server = start_server(base_path, "--enable_signature_method_name_check")
+    models.publish(tmp_path, 1)
+    server = start_server(tmp_path, "--enable_signature_method_name_check")
     assert error_of(stub(server).Predict, predict_request(spec(signature="two_inputs"), a=ints(1))) == (
         "INTERNAL",
         "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
@@ -464,7 +465,7 @@ def test_no_bytes_crash_the_server(half_plus_two: RunningServer, method: str, da
         assert isinstance(failure, grpc.RpcError)
         assert failure.code() is not grpc.StatusCode.UNKNOWN, failure.details()
         assert "Traceback" not in str(failure.details())
-    assert half_plus_two.process.poll() is None
+    assert half_plus_two.is_alive
 
 
 def test_the_fuzzed_server_still_answers(half_plus_two: RunningServer) -> None:
@@ -481,4 +482,4 @@ def test_32_callers_are_all_answered(half_plus_two: RunningServer) -> None:
         for i in range(320)
     ]
     assert [call.result().outputs["y"].float_val[0] for call in calls] == [expected(i) for i in range(320)]
-    wait_until(lambda: half_plus_two.process.poll() is None, "the server to live")
+    wait_until(lambda: half_plus_two.is_alive, "the server to live")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_server_fixtures import DEADLINE_SECONDS, NAME, Models, RunningServer, StartServer
+from model_server_fixtures import DEADLINE_SECONDS, NAME, SIGNATURES, Models, RunningServer, StartServer
 
 from model_server import json_responses
 
@@ -108,7 +108,8 @@ BAD_BODIES: list[tuple[Any, Any, str]] = [
     ({"signature_name": 1}, 400,
      f"JSON Value: {quoted({'signature_name': 1})} not formatted correctly. "
      "'signature_name' key must be a string value."),
-    ({"signature_name": "nope"}, 400, 'Serving signature name: "nope" not found in signature def'),
+    ({"signature_name": "nope"}, 400,
+     'Serving signature name: "nope" not found in signature def' + SIGNATURES),
     ({"inputs": 1, "instances": 1}, 400,
      f"JSON Value: {quoted({'inputs': 1, 'instances': 1})} Not formatted correctly expecting only one of "
      "'inputs' or 'instances' keys to exist "),
@@ -169,19 +170,21 @@ def test_predict_refuses_bad_bodies(half_plus_two: RunningServer, body: Any, sta
 @pytest.mark.parametrize(
     ("method", "path", "status", "text"),
     [
-        ("POST", "/v1/models/x:predict", 404, "Servable not found for request: Latest(x)"),
+        ("POST", "/v1/models/x:predict", 404,
+         f"Servable not found for request: Latest(x)\nModels in service: {NAME}"),
         ("POST", f"/v1/models/{NAME}/versions/7:predict", 404,
-         f"Servable not found for request: Specific({NAME}, 7)"),
+         f"Servable not found for request: Specific({NAME}, 7)\nVersions of {NAME} in service: 1"),
         ("POST", f"/v1/models/{NAME}/labels/canary:predict", 400,
-         "Unrecognized servable version label: canary"),
+         f"Unrecognized servable version label: canary\nLabels of {NAME}: none"),
         ("POST", f"/v1/models/{NAME}/versions/{2**64}:predict", 400,
          f"Failed to convert version: {2**64} to numeric."),
         ("POST", f"/v1/models/{NAME}:explain", 400, f"Malformed request: POST /v1/models/{NAME}:explain"),
         ("GET", f"/v1/models/{NAME}:predict", 400, f"Malformed request: GET /v1/models/{NAME}:predict"),
-        ("GET", "/v1/models", 400, "Missing model name in request."),
-        ("GET", "/v1/models/x", 404, "Could not find any versions of model x"),
-        ("GET", f"/v1/models/{NAME}/versions/7", 404, f"Could not find version 7 of model {NAME}"),
-        ("GET", "/v1/models/x/metadata", 404, "Servable not found for request: Latest(x)"),
+        ("GET", "/v1/models/x", 404, f"Could not find any versions of model x\nModels: {NAME}"),
+        ("GET", f"/v1/models/{NAME}/versions/7", 404,
+         f"Could not find version 7 of model {NAME}\nVersions of {NAME}: 1"),
+        ("GET", "/v1/models/x/metadata", 404,
+         f"Servable not found for request: Latest(x)\nModels in service: {NAME}"),
     ],
 )  # fmt: skip
 def test_paths_that_lead_nowhere(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from model_server import flags
-from model_server.server import channel_arguments
+from model_server.grpc_server import channel_arguments
 from model_server.status import StatusError
 from model_server.tensors import NUMPY_TYPES, to_array, to_proto
 
@@ -63,10 +65,10 @@ def test_unknown_arguments(argument: str) -> None:
 
 def test_flags_not_supported_may_have_their_defaults() -> None:
     """Any other value is reported by name."""
-    same = flags.parse(["--enable_batching=false", "--enable_model_warmup", "--ssl_config_file="], {})
-    other = flags.parse(["--enable_batching", "--per_process_gpu_memory_fraction=0.5"], {})
+    same = flags.parse(["--use_alts_credentials=false", "--enable_model_warmup", "--ssl_config_file="], {})
+    other = flags.parse(["--prefer_tflite_model", "--use_alts_credentials"], {})
     assert same.unsupported == ()
-    assert other.unsupported == ("enable_batching", "per_process_gpu_memory_fraction")
+    assert other.unsupported == ("use_alts_credentials", "prefer_tflite_model")
 
 
 def test_the_environment_of_the_image_gives_defaults() -> None:
@@ -194,3 +196,16 @@ def test_no_bytes_make_a_tensor_that_crashes(data: bytes) -> None:
     except ValueError:
         return
     assert array.size == math.prod(dim.size for dim in proto.tensor_shape.dim)
+
+
+def test_the_server_starts_without_tensorflows_python() -> None:
+    """Only a trace, a warmup file and a request log need some of it, and import it themselves."""
+    program = (
+        "import sys; from model_server import runtime; runtime.import_tensorflow(); "
+        "import model_server.server, model_server.worker; "
+        "print([name for name in sys.modules if name.startswith('tensorflow.python')])"
+    )
+    started = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert started.stdout == "[]\n"

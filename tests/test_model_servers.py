@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -16,20 +17,23 @@ import tiny_server
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.logging import disable_run_logger
+from pydantic import ValidationError
 from slipway_command import free_port
 from waiting import eventually
 
-from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig
-from tasks import deployment as deployment_stage
-from tasks import model_servers, model_status, model_versions, server_process, server_records
-from tasks.artifacts import Candidate, ModelVersion, Probe, Run, ServingTarget
+from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig, SmokeTestConfig
+from tasks import deploy_journal, model_versions, served_answers, undoing
+from tasks.answers import kept_answers
+from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
+from tasks.deploy_journal import Journal
 from tasks.deployment import deploy, withdraw
 from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.model_servers import Deadline
 from tasks.preflight import preflight
 from tasks.publishing import publish
 from tasks.retention import retire
-from tasks.server_records import ServerRecord
+from tasks.servers import model_servers, model_status, rollouts, server_process, server_records
+from tasks.servers.model_servers import Deadline
+from tasks.servers.server_records import ServerRecord
 
 NOWHERE = "unix:///nonexistent/docker.sock"
 
@@ -238,9 +242,14 @@ class TestProcess:
         assert model_servers.identity("process", flagged, str(program), base) == identities[3]
 
     def test_flags_are_written_as_the_official_server_reads_them(self) -> None:
-        """Sorted, true and false in lower case."""
-        server = ServerConfig(flags={"b": True, "a": 2, "c": 0.5, "d": "x y"})
+        """Sorted, true and false in lower case; ours gets one that lets another take its place."""
+        flags = {"b": True, "a": 2, "c": 0.5, "d": "x y"}
+        server = ServerConfig(flags=flags, image="tensorflow/serving:2.15.1")
         assert model_servers.own_flags(server) == ["--a=2", "--b=true", "--c=0.5", "--d=x y"]
+        age = "--grpc_channel_arguments=grpc.max_connection_age_ms=20000"
+        assert model_servers.own_flags(ServerConfig()) == [age]
+        own = ServerConfig(flags={"grpc_channel_arguments": "grpc.so_reuseport=1"})
+        assert model_servers.own_flags(own) == ["--grpc_channel_arguments=grpc.so_reuseport=1"]
 
 
 class TestStatus:
@@ -403,31 +412,50 @@ def _data() -> DataConfig:
     return DataConfig(files=("x",), features={"x": "int64"}, label={"y": "int64"})  # type: ignore[dict-item]
 
 
+def _with_answers(version: Path) -> None:
+    """Have the version keep what it should answer."""
+    offline = version.parent.parent / "offline"
+    offline.mkdir(exist_ok=True)
+    (offline / "examples.tfrecord").touch()
+    kept_answers.keep(Candidate(version, (), offline, 1), _data())
+
+
 class TestDeployment:
     """Deploy and withdraw, with real processes."""
 
     DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
 
     @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    def asked(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         """What the version of before is asked: the tiny server has no gRPC to ask by."""
         asked: list[dict[str, Any]] = []
 
-        def probe(name: str, result: type, *, log: Path, arguments: dict[str, Any], **_: Any) -> Probe:
-            asked.append({"stage": name, **arguments})
-            return Probe(arguments["version"], ())
+        def smoke_test(
+            name: str, result: type, *, log: Path, arguments: dict[str, Any], **_: Any
+        ) -> SmokeTest:
+            served = arguments.get("endpoint")
+            asked.append({"stage": name, "version": served.version if served else None, **arguments})
+            return SmokeTest((), 12, 1.0, 2.0)
 
-        monkeypatch.setattr(deployment_stage.tensorflow_process, "run", probe)
+        monkeypatch.setattr(served_answers.tensorflow_process, "run", smoke_test)
+        for number in (7, 8):
+            _with_answers(base / str(number))
         return asked
 
     def _deploy(self, run: Run, version: ModelVersion, program: Path, **flags: Any) -> Any:
         server = ServerConfig(executable=program, flags=flags)
         target = preflight.fn(self.DEPLOYMENT, server, run)
-        return deploy.fn(version, target, self.DEPLOYMENT, server, run)
+        deploy_journal.write(
+            Journal("small", "r1", run.model_base_path, "published", version.previous,
+                    (version.number,), model_servers.planned(target, run))
+        )  # fmt: skip
+        return deploy.fn(version, target, self.DEPLOYMENT, SmokeTestConfig(), run)
 
     def _withdraw(self, run: Run, version: ModelVersion) -> Any:
-        candidate = Candidate(run.folder, (), run.folder / "offline", 0)
-        return withdraw.fn(version, candidate, self.DEPLOYMENT, _data(), run)
+        journal = deploy_journal.of_run(run) or Journal(
+            "small", "r1", run.model_base_path, "published", version.previous, (version.number,)
+        )
+        return withdraw.fn(journal, self.DEPLOYMENT, SmokeTestConfig(), run)
 
     def test_the_next_version_swaps_into_the_running_server(
         self, run: Run, base: Path, program: Path
@@ -456,7 +484,10 @@ class TestDeployment:
         (process,) = _servers(program)
         assert process.cmdline()[-1] == "--a=1"
         assert withdrawal.serving == model_status.live_version(old.rest, "small") == 8
-        assert [(ask["stage"], ask["version"], ask["grpc"]) for ask in asked] == [("probe", 8, old.grpc)]
+        rehearsed, put_back = asked
+        assert (rehearsed["stage"], rehearsed["version"]) == ("probe", 9)
+        assert rehearsed["grpc"] != old.grpc == put_back["endpoint"].grpc
+        assert (put_back["stage"], put_back["version"]) == ("smoke_test", 8)
         assert server_records.read_replaced("small") is None
         assert list(model_versions.versions(base)) == [7, 8]
 
@@ -478,6 +509,7 @@ class TestDeployment:
         self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]
     ) -> None:
         """There is nothing that it could answer with; nobody is asked."""
+        shutil.rmtree(base / "7")
         self._deploy(run, ModelVersion(8, base / "8"), program)
         withdrawal = self._withdraw(run, ModelVersion(8, base / "8", previous=None))
         assert withdrawal.serving is None
@@ -498,10 +530,125 @@ class TestDeployment:
         assert len(_servers(program)) == 1
 
     def test_without_any_server_a_withdrawal_says_so(self, run: Run, base: Path) -> None:
-        """The version is hidden all the same."""
-        with pytest.raises(DeployFailed, match="no server of small runs"):
-            self._withdraw(run, ModelVersion(8, base / "8", previous=7))
+        """The version is hidden all the same; nothing is left for a hand to do."""
+        done = self._withdraw(run, ModelVersion(8, base / "8", previous=7))
+        assert done.proof == "once a server of small is started"
         assert list(model_versions.versions(base)) == [7]
+
+
+class TestExternal:
+    """A server that somebody else runs: here, one that the test starts."""
+
+    @pytest.fixture
+    def theirs(self, record: ServerRecord) -> ServerRecord:
+        """The tiny server, running, and not on record."""
+        started = _started(record)
+        server_records.mark_stopped(started)
+        (server_records.servers_folder() / "small.json").unlink()
+        return started
+
+    def _deployment(self, theirs: ServerRecord, **changed: Any) -> DeploymentConfig:
+        values = {"target": "external", "host": "127.0.0.1", "grpc_port": theirs.grpc_port,
+                  "rest_port": theirs.rest_port, "load_timeout_seconds": 30, **changed}  # fmt: skip
+        return DeploymentConfig(**values)
+
+    def _deploy(self, run: Run, version: ModelVersion, deployment: DeploymentConfig) -> Any:
+        target = preflight.fn(deployment, ServerConfig(), run)
+        planned = model_servers.planned(target, run)
+        deploy_journal.write(
+            Journal("small", "r1", run.model_base_path, "published", version.previous,
+                    (version.number,), planned)
+        )  # fmt: skip
+        return deploy.fn(version, target, deployment, SmokeTestConfig(), run)
+
+    def _withdraw(self, run: Run, deployment: DeploymentConfig) -> Withdrawal:
+        journal = deploy_journal.of_run(run)
+        assert journal is not None
+        return withdraw.fn(journal, deployment, SmokeTestConfig(), run)
+
+    def test_each_version_is_waited_for_and_nothing_is_started(
+        self, run: Run, base: Path, program: Path, theirs: ServerRecord
+    ) -> None:
+        """The first deploy notes where it is, the second finds it there; `stop` is not for us to do."""
+        first = self._deploy(run, ModelVersion(8, base / "8"), self._deployment(theirs))
+        (base / "9").mkdir()
+        second = self._deploy(run, ModelVersion(9, base / "9", previous=8), self._deployment(theirs))
+        assert (first.version, second.version) == (8, 9)
+        assert (first.started, second.started) == (False, False)
+        assert (second.target, second.rest) == ("external", theirs.rest)
+        running = model_servers.running("small")
+        assert running is not None and running.describe() == f"external server {theirs.grpc}"
+        model_servers.stop(running)
+        assert len(_servers(program)) == 1
+
+    def test_a_withdrawal_leaves_the_version_before_answering(
+        self, run: Run, base: Path, program: Path, theirs: ServerRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the rename alone; where there was none before, it says what is left."""
+        asked: list[int] = []
+        monkeypatch.setattr(undoing.served_answers, "prove_again",
+                            lambda endpoint, *_, **__: str(asked.append(endpoint.version)))  # fmt: skip
+        deployment = self._deployment(theirs)
+        self._deploy(run, ModelVersion(8, base / "8", previous=7), deployment)
+        assert self._withdraw(run, deployment).serving == 7
+        assert (model_status.live_version(theirs.rest, "small"), asked) == (7, [7])
+        self._deploy(run, ModelVersion(7, base / "7", previous=None), deployment)
+        withdrawn = self._withdraw(run, deployment)
+        assert f"so external server {theirs.grpc} is left without one" in withdrawn.proved()
+        assert len(_servers(program)) == 1
+
+    def test_one_that_comes_back_in_time_is_waited_for(
+        self, run: Run, base: Path, theirs: ServerRecord
+    ) -> None:
+        """It restarts while the version is published: no answer is not its death."""
+        target = preflight.fn(self._deployment(theirs), ServerConfig(), run)
+        planned = model_servers.planned(target, run)
+        model_servers.stop(theirs)
+        with pytest.raises(DeployFailed, match=r"was not served within 0.2 s \(no answer\)") as failed:
+            rollouts.serve(planned, 8, Deadline.after(0.2), run.log("server"), lambda _: "")
+        assert f"does it serve this model, of {base}?" in failed.value.hint
+        server_process.start(theirs, model_servers.flags_of(theirs))
+        assert rollouts.serve(planned, 8, Deadline.after(30), run.log("server"), lambda _: "").version == 8
+
+    def test_a_server_of_ours_makes_way_for_it(
+        self, run: Run, base: Path, program: Path, theirs: ServerRecord
+    ) -> None:
+        """The pipeline moves to an external server: the process is stopped, no other is rehearsed."""
+        ours = _started(replace(theirs, handle="", grpc_port=free_port(), rest_port=free_port()))
+        assert len(_servers(program)) == 2
+        endpoint = self._deploy(run, ModelVersion(8, base / "8"), self._deployment(theirs))
+        assert endpoint.rest == theirs.rest != ours.rest
+        (left,) = _servers(program)
+        assert f"--rest_api_port={theirs.rest_port}" in left.cmdline()
+
+    def test_preflight_wants_an_answer_once_there_are_versions(
+        self, run: Run, base: Path, theirs: ServerRecord
+    ) -> None:
+        """Before the first one the official server does not listen yet."""
+        nowhere = self._deployment(theirs, rest_port=free_port())
+        said = f"nothing answers at http://127.0.0.1:{nowhere.rest_port}, where small is served"
+        with pytest.raises(EnvironmentFault, match=said):
+            preflight.fn(nowhere, ServerConfig(), run)
+        assert preflight.fn(self._deployment(theirs), ServerConfig(), run).live_version == 8
+        for number in (7, 8):
+            (base / str(number)).rmdir()
+        target = preflight.fn(nowhere, ServerConfig(), run)
+        assert (target.kind, target.live_version) == ("external", None)
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"host": None}, "target external needs host"),
+            ({"target": "process"}, "host is for target external"),
+            ({"rest_port": 0}, "target external needs grpc_port and rest_port"),
+            ({"host": "http://models"}, "String should match pattern"),
+        ],
+    )
+    def test_half_an_address_is_refused(self, changed: dict[str, Any], said: str) -> None:
+        """When the YAML is read."""
+        values = {"target": "external", "host": "models", **changed}
+        with pytest.raises(ValidationError, match=said):
+            DeploymentConfig(**values)
 
 
 class TestPublishAndRetire:
@@ -509,14 +656,19 @@ class TestPublishAndRetire:
 
     @pytest.mark.parametrize(("live", "previous"), [(7, 7), (None, 8)])
     def test_the_version_before_is_what_was_live(
-        self, run: Run, base: Path, live: int | None, previous: int
+        self, run: Run, base: Path, record: ServerRecord, live: int | None, previous: int
     ) -> None:
         """Or the highest on disk where no server ran."""
         candidate = model_versions.candidate_folder(base, "r1")
         candidate.mkdir()
         (candidate / "saved_model.pb").write_bytes(b"graph")
         export = ExportConfig(version_names="sequential")
-        version = publish.fn(Candidate(candidate, (), base, 0), export, live, run)
+        if live is not None:
+            (base / "8" / "state").write_text("END broken graph")
+            (base / "7" / "state").write_text("AVAILABLE")
+            _started(record)
+        target = ServingTarget("process", "", record.program, "", 1, 2, live_version=None)
+        version = publish.fn(Candidate(candidate, (), run.folder, 0), export, _data(), target, run)
         assert (version.number, version.path, version.previous) == (9, base / "0009", previous)
 
     def test_the_live_version_and_the_one_before_stay(self, run: Run, base: Path) -> None:

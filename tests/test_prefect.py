@@ -31,7 +31,8 @@ for deployment in yaml.safe_load(pathlib.Path("prefect.yaml").read_text())["depl
         "flow": flow.name, "takes": list(flow.parameters.properties), "crons": len(crons),
         "parameters": flow.validate_parameters(deployment["parameters"]),
     }
-names = "preflight ingest train evaluate export validate publish deploy smoke_test retire".split()
+names = ["recover", "preflight", "ingest", "train", "evaluate", "export", "validate", "canary", "publish",
+         "deploy", "smoke_test", "retire"]
 stages = {name: getattr(retrain_and_deploy, name) for name in names}
 ours = policy.may_succeed_again
 retries = {name: stage.retries if stage.retry_condition_fn is ours else 0 for name, stage in stages.items()}
@@ -72,18 +73,18 @@ class TestDeployments:
             assert set(deployment["parameters"]) <= set(found["takes"])
             assert found["parameters"].items() >= deployment["parameters"].items()
 
-    def test_the_digits_are_trained_and_deployed_every_night(self, loaded: dict[str, Any]) -> None:
-        """By a schedule that Prefect can read, on a pipeline that is there; one run at a time."""
-        nightly = loaded["deployments"]["nightly-digits"]
-        assert (nightly["flow"], nightly["crons"]) == ("retrain-and-deploy", 1)
-        assert (REPOSITORY / nightly["parameters"]["pipeline"] / "pipeline.yaml").is_file()
-        (written_so,) = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
-        assert written_so["concurrency_limit"]["limit"] == 1
+    def test_each_runs_the_whole_chain_by_a_schedule_that_prefect_can_read(
+        self, loaded: dict[str, Any]
+    ) -> None:
+        """On a pipeline that is there."""
+        for deployment in loaded["deployments"].values():
+            assert (deployment["flow"], deployment["crons"]) == ("retrain-and-deploy", 1)
+            assert (REPOSITORY / deployment["parameters"]["pipeline"] / "pipeline.yaml").is_file()
 
     def test_what_runs_in_a_process_of_its_own_is_tried_again(self, loaded: dict[str, Any]) -> None:
         """Under the one policy; what changes what is served is not."""
         retried = [name for name, retries in loaded["retries"].items() if retries]
-        assert retried == ["ingest", "train", "evaluate", "export", "validate"]
+        assert retried == ["ingest", "train", "evaluate", "export", "validate", "canary"]
 
     def test_no_stage_is_cached(self, loaded: dict[str, Any]) -> None:
         """A stage that is skipped because its inputs look like last night's would ship nothing."""
@@ -123,6 +124,8 @@ class TestStates:
         [
             ("deployed", "Deployed", "COMPLETED", "small version 8: deployed"),
             ("trained", "Trained", "COMPLETED", "small: trained"),
+            ("checked", "Checked", "COMPLETED", "small: checked"),
+            ("skipped", "Skipped", "COMPLETED", "small: skipped"),
             ("rejected", "Rejected", "FAILED", "accuracy is 0.5"),
             ("rolled_back", "RolledBack", "FAILED", "too slow"),
             ("broken", "Failed", "FAILED", "a defect"),
@@ -140,7 +143,9 @@ class TestStates:
         """And by when it began."""
         assert all(run["run_name"].startswith("small 20") for run in told["runs"].values())
 
-    @pytest.mark.parametrize("flow", ["deployed", "trained", "rejected", "rolled_back", "broken"])
+    @pytest.mark.parametrize(
+        "flow", ["deployed", "trained", "checked", "skipped", "rejected", "rolled_back", "broken"]
+    )
     def test_the_verdict_is_an_artifact_of_the_run(self, told: dict[str, Any], flow: str) -> None:
         """In markdown, beside the verdict.json in the run's folder."""
         outcome = "failed" if flow == "broken" else flow
@@ -150,6 +155,11 @@ class TestStates:
         assert f"small: {outcome.replace('_', ' ')}" in markdown.splitlines()[0]
         file = told["home"] / "runs" / "small" / flow.replace("_", "-") / "verdict.json"
         assert json.loads(file.read_text())["outcome"] == outcome
+
+    def test_a_dry_run_ends_before_anything_is_published(self, told: dict[str, Any]) -> None:
+        """What comes after its end is not run, and nothing is told of the night."""
+        verdict = json.loads((told["home"] / "runs" / "small" / "checked" / "verdict.json").read_text())
+        assert (verdict["version"], verdict["error"], verdict["stages"]) == (None, None, [])
 
     def test_the_checks_of_a_gate_are_in_the_verdict(self, told: dict[str, Any]) -> None:
         """On disk and in the artifact."""

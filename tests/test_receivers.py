@@ -12,12 +12,12 @@ from pipelines import run_of, written
 
 from configs.features import FeatureSpec, stored_in_examples
 from configs.loading import ConfigError
-from tasks import offline_answers
+from tasks.answers import offline_answers
 from tasks.artifacts import Candidate, Checkpoint, Examples, Validation
 from tasks.errors import DataError, ModelError
+from tasks.examples.tf_examples import parsing_spec, serialize, write_records
 from tasks.in_tensorflow import export, ingest, train, validate
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import parsing_spec, serialize, write_records
 
 FEATURES: dict[str, Any] = {
     "size": {"dtype": "float32", "shape": [2]},
@@ -130,7 +130,7 @@ def test_every_kind_of_feature_parses_alike_at_training_and_serving(tmp_path: Pa
     assert said["basket"].tolist() == [i if n else 0 for i, n in zip(first, some, strict=True)]
     assert said["visits"].tolist() == [n * (n + 1) / 2 for n in some]
     assert said["total"].tolist() == (said["size"] * 10).tolist(), "the receiver preprocesses, too"
-    assert proof.numbers == 3 * said["size"].size * len(said)
+    assert proof.numbers == 4 * said["size"].size * len(said)
 
 
 def test_a_function_of_the_user_may_take_the_spec(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from test_training import StopAt, arguments, child, train
 from waiting import eventually
 
 from configs.errors import ConfigError
-from tasks import resumable_runs, run_folders
 from tasks.artifacts import Candidate, Checkpoint, Evaluation, Run
 from tasks.errors import ProcessDied
-from tasks.finished_stages import FinishedStages
+from tasks.runs import resumable_runs, run_folders
+from tasks.runs.finished_stages import FinishedStages
 
 LONG = ("training.max_steps=6000", "training.save_checkpoints_steps=100", "deployment.target=process")
 
@@ -97,7 +97,7 @@ class TestAFlowThatWasKilled:
         _, folder = killed
         assert finished.verdict["run_id"] == folder.name
         before = [stage["name"] for stage in finished.verdict["stages"] if "from before" in stage["proved"]]
-        assert before == ["ingest", "train", "evaluate", "export", "validate"]
+        assert before == ["ingest", "check-data", "train", "evaluate", "export", "validate", "canary"]
         assert finished.checks["accuracy"]["passed"]
         assert finished.checks["predict in batches of 1"]["passed"]
         assert finished.verdict["metrics"]["accuracy"] > 0.95
@@ -238,7 +238,7 @@ class TestDamagedCheckpoints:
         """The damaged one is set aside and told; TensorFlow's own record names the good one."""
         import tensorflow as tf
 
-        from tasks import checkpoints
+        from tasks.estimators import checkpoints
 
         suffix, harm = DAMAGES[damage]
         harm(model_dir / f"model.ckpt-300{suffix}")
@@ -253,7 +253,7 @@ class TestDamagedCheckpoints:
         """TensorFlow would start over without a word: its `checkpoint` file was emptied by lost power."""
         import tensorflow as tf
 
-        from tasks import checkpoints
+        from tasks.estimators import checkpoints
 
         (model_dir / "checkpoint").write_bytes(b"")
         (model_dir / "model.ckpt-400_temp").mkdir()
@@ -263,7 +263,7 @@ class TestDamagedCheckpoints:
 
     def test_with_no_good_one_training_starts_over(self, model_dir: Path) -> None:
         """Each is told; then there is no checkpoint."""
-        from tasks import checkpoints
+        from tasks.estimators import checkpoints
 
         for file in model_dir.glob("*.data-*"):
             _truncate(file)
@@ -378,6 +378,7 @@ print("run", run_deployment(deployment, parameters=json.loads(parameters), timeo
 """
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
 def test_what_a_worker_ends_leaves_a_checkpoint_and_no_process(slipway: Slipway, how: str) -> None:
     """A run that is cancelled, and SIGTERM to the process worker, which kills its flow: the trainer saves."""
@@ -394,7 +395,7 @@ def test_what_a_worker_ends_leaves_a_checkpoint_and_no_process(slipway: Slipway,
             _cancel(slipway, flow_run)
         else:
             worker.terminate()
-        _, alive = psutil.wait_procs(family, timeout=90)
+        _, alive = psutil.wait_procs(family, timeout=240)
         assert not alive, alive
         (log,) = slipway.home.glob("runs/digits/*/logs/train.log")
         *_, saving = re.findall(r"Saving checkpoints for (\d+) into", log.read_text())

@@ -22,15 +22,15 @@ from pipelines import written
 from slipway_command import REPOSITORY
 
 from configs.loading import Pipeline, load_pipeline
-from tasks import run_folders
 from tasks.artifacts import Check
 from tasks.errors import AlreadyRunning, EnvironmentFault
-from tasks.run_records import RunRecord
+from tasks.runs import run_folders
+from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
 import sys
 from configs.loading import load_pipeline
-from tasks import run_folders
+from tasks.runs import run_folders
 pipeline = load_pipeline(sys.argv[1])
 with run_folders.opened(pipeline, run_folders.describe(pipeline, "held")):
     print("holding", flush=True)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
 
 from configs.errors import ConfigError, SlipwayError
-from tasks import run_records
 from tasks.artifacts import (
     Check,
     Endpoint,
@@ -25,8 +24,9 @@ from tasks.artifacts import (
     Withdrawal,
 )
 from tasks.errors import DataError, ProcessDied, Rejected, SmokeTestFailed
-from tasks.run_records import Event, RunRecord
-from tasks.verdicts import as_markdown
+from tasks.runs import run_records
+from tasks.runs.run_records import Event, RunRecord
+from tasks.runs.verdicts import as_markdown
 
 GOOD = Check("accuracy", "accuracy >= 0.9", 0.95, 0.9, True)
 BAD = Check("loss", "loss <= 1", 2.5, 1.0, False)
@@ -164,13 +164,20 @@ class TestOutcome:
         verdict = json.loads(json.dumps(to_jsonable_python(record.verdict())))
         assert list(verdict) == [
             "pipeline", "run_id", "outcome", "version", "previous_version", "endpoint", "stages", "checks",
-            "metrics", "error",
+            "metrics", "error", "baseline", "slices", "pictures",
         ]  # fmt: skip
         assert list(verdict["endpoint"]) == ["grpc", "rest"]
         assert list(verdict["error"]) == ["class", "message", "hint"]
         assert all(list(stage) == ["name", "seconds", "outcome", "proved"] for stage in verdict["stages"])
         assert verdict["checks"] == [
-            {"name": "accuracy", "rule": "accuracy >= 0.9", "observed": 0.95, "limit": 0.9, "passed": True}
+            {
+                "name": "accuracy",
+                "rule": "accuracy >= 0.9",
+                "observed": 0.95,
+                "limit": 0.9,
+                "passed": True,
+                "baseline": None,
+            }
         ]
 
 
@@ -242,6 +249,7 @@ class TestMarkdown:
         [
             ("deployed", "# ✓ digits: deployed"),
             ("trained", "# ✓ digits: trained"),
+            ("skipped", "# ✓ digits: skipped"),
             ("rejected", "# ✗ digits: rejected"),
             ("rolled_back", "# ✗ digits: rolled back"),
             ("failed", "# ✗ digits: failed"),
@@ -254,15 +262,18 @@ class TestMarkdown:
     def test_it_shows_version_endpoint_stages_and_checks(self) -> None:
         """All that the verdict holds, for a person."""
         lines = as_markdown(_verdict()).splitlines()
-        assert "Run `r1`. Version **8**; before it: 7." in lines
+        assert "The new version answers. Version **8**; before it: 7." in lines
+        assert "Run `r1`." in lines
         assert "Serves at gRPC `127.0.0.1:8500`, REST <http://127.0.0.1:8501/v1/models/digits>." in lines
         assert "| train | 1.3 | passed | checkpoint at step 500 |" in lines
-        assert "| accuracy | accuracy >= 0.9 | 0.95 | 0.9 | ✓ |" in lines
-        assert "| loss | loss <= 1 | 2.5 | 1 | ✗ |" in lines
+        assert "| accuracy | accuracy >= 0.9 | 0.95 | 0.9 |  | ✓ |" in lines
+        assert "| loss | loss <= 1 | 2.5 | 1 |  | ✗ |" in lines
 
     def test_what_there_is_not_is_left_out(self) -> None:
         """Without version, endpoint, checks and error there is no line for them."""
-        bare = as_markdown(_verdict(version=None, previous_version=None, endpoint=None, checks=()))
+        bare = as_markdown(
+            _verdict(outcome="rejected", version=None, previous_version=None, endpoint=None, checks=())
+        )
         assert "Nothing was published." in bare
         assert "Serves" not in bare and "rule" not in bare and "**" not in bare
         assert "Version **8**." in as_markdown(_verdict(previous_version=None))
@@ -280,7 +291,9 @@ class TestMarkdown:
         """Pipes and line ends in a name or a sentence neither add a column nor end a row."""
         stage = StageReport(cells[0], 1.0, cells[1], cells[2])
         lines = as_markdown(_verdict(stages=(stage,), checks=())).splitlines()
-        (row,) = lines[lines.index("|---|---:|---|---|") + 1 :]
+        first = lines.index("|---|---:|---|---|") + 1
+        row, after = lines[first : first + 2]
+        assert after == ""
         bare = re.sub(r"\\[\\|]", "x", row)  # what is escaped ends no cell
         assert bare.count("|") == 5
         assert "\\" not in bare

@@ -14,7 +14,7 @@ from pipelines import exported_digits, trained_digits, written
 
 from configs.errors import ConfigError
 from configs.schema import ValidationConfig, ValidationInput
-from tasks import validation_inputs
+from tasks.answers import validation_inputs
 from tasks.artifacts import Candidate, Check, Run
 from tasks.errors import ModelError, Rejected
 from tasks.in_tensorflow import validate

@@ -14,9 +14,10 @@ from slipway_command import Slipway
 from configs.accelerators import AcceleratorConfig
 from configs.loading import load_pipeline
 from configs.schema import TrainingConfig
-from tasks import strategies, tensorflow_process
+from tasks import tensorflow_process
 from tasks.artifacts import Checkpoint
 from tasks.errors import ModelError
+from tasks.estimators import strategies
 
 TWO_CPUS = AcceleratorConfig(device="cpu", cpus=2)
 DEADLINE_SECONDS = 200.0
@@ -31,7 +32,8 @@ def trained(folder: Path, **training: Any) -> tuple[Checkpoint, list[float], str
     try:
         checkpoint = tensorflow_process.run(
             "train", Checkpoint, log=run.log("train"), prepare_next=False,
-            timeout_seconds=DEADLINE_SECONDS, on_progress=lambda told: losses.append(told["loss"]),
+            timeout_seconds=DEADLINE_SECONDS,
+            on_progress=lambda told: losses.append(told["loss"]) if "loss" in told else None,
             arguments={"model": digits.config.model, "training": config, "data": digits.config.data,
                        "examples": digits.examples, "run": run},
         )  # fmt: skip

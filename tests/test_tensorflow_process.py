@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_what_a_program_prints_is_in_its_log_and_not_among_its_replies(tmp_path:
     assert "hello from ingested" in log
     assert "raw bytes" in log
     assert "Traceback" in log
+
+
+def test_warnings_are_told_as_they_appear_with_their_level(tmp_path: Path) -> None:
+    """Of users' code and of TensorFlow's; what is no warning, and what is noise, is in the log only."""
+    told: list[Mapping[str, Any]] = []
+    body = (
+        "import logging, warnings\n    logging.getLogger('tensorflow').warning('odd data')\n"
+        "    logging.getLogger('tensorflow').info('fine')\n    print('a print')\n"
+        "    warnings.warn('use g', DeprecationWarning)\n    raise RuntimeError('no data')"
+    )
+    with pytest.raises(DataError):
+        ingest(tmp_path, body, on_progress=told.append)
+    assert [each for each in told if "level" in each] == [
+        {"message": "WARNING:tensorflow:odd data", "level": logging.WARNING}
+    ]
 
 
 def test_a_program_that_is_killed_is_retryable(tmp_path: Path) -> None:

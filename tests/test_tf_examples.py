@@ -16,11 +16,11 @@ from pipelines import run_of, trained_digits, written
 
 from configs.features import FeatureSpec
 from configs.schema import TrainingConfig
-from tasks.csv_examples import parse_cell
 from tasks.errors import DataError
+from tasks.examples.csv_examples import parse_cell
+from tasks.examples.tf_examples import batches, parsing_spec, serialize, training_batches, write_records
 from tasks.in_tensorflow import ingest as program
 from tasks.tensorflow_process import ignore_progress
-from tasks.tf_examples import batches, parsing_spec, serialize, training_batches, write_records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0;"), min_size=1)
@@ -145,7 +145,7 @@ def test_a_scalar_string_may_hold_semicolons(text: str) -> None:
 @given(st.lists(st.tuples(TEXT, INTEGER, st.lists(WORD, max_size=3)), min_size=1))
 def test_rows_survive_a_csv_file(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     """Quotes, commas, line breaks and any script in cells come through csv into tf.Examples."""
-    from tasks.example_sources import csv_batches
+    from tasks.examples.example_sources import csv_batches
 
     file = tmp_path_factory.mktemp("csv") / "rows.csv"
     with file.open("w", newline="", encoding="utf-8") as stream:

@@ -19,8 +19,8 @@ from configs.loading import load_pipeline
 from configs.training import WarmStartConfig
 from tasks.artifacts import Checkpoint
 from tasks.errors import ModelError
+from tasks.estimators.warm_start import Form, Plan, plan
 from tasks.in_tensorflow import train as program
-from tasks.warm_start import Form, Plan, plan
 
 STORED = {
     "dense/kernel": Form((4, 8), "float32"),

@@ -21,7 +21,7 @@ from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway, user_e
 @pytest.fixture(scope="module")
 def first(module_slipway: Slipway) -> Finished:
     """The digits, deployed for the first time."""
-    return module_slipway.run(DIGITS, *QUICK)
+    return module_slipway.run(DIGITS, *QUICK, "deployment.canary=true")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ class TestFirstRun:
         assert [(stage["name"], stage["outcome"]) for stage in first.verdict["stages"]] == [
             (name, "passed")
             for name in (
-                "preflight", "ingest", "train", "evaluate", "export", "validate",
-                "publish", "deploy", "smoke-test", "retire",
+                "recover", "preflight", "ingest", "check-data", "train", "evaluate", "export", "validate",
+                "canary", "publish", "deploy", "smoke-test", "retire",
             )
         ]  # fmt: skip
 
@@ -53,6 +53,7 @@ class TestFirstRun:
         names = set(first.checks)
         assert all(check["passed"] for check in first.checks.values())
         assert {"accuracy", "Predict predict", "Classify classification", "Predict serving_default"} <= names
+        assert {"canary Predict predict", "canary Classify classification", "canary server"} <= names
         assert {"predict in batches of 1", "predict in batches of 2", "predict all at once"} <= names
 
     def test_the_served_model_knows_the_held_out_digits(
@@ -89,6 +90,8 @@ class TestFirstRun:
         assert shown.exit_code == 0
         assert f"version {first.verdict['version']}" in shown.output
         assert "deployed" in shown.output
+        assert f"run {first.verdict['run_id']}, made" in shown.output
+        assert "made of" in shown.output and "accuracy" in shown.output
 
     def test_all_state_is_in_its_home(self, first: Finished, module_slipway: Slipway) -> None:
         """Runs, models and servers are under $SLIPWAY_HOME."""
@@ -96,9 +99,25 @@ class TestFirstRun:
         assert json.loads((run / "verdict.json").read_text()) == first.verdict
         assert module_slipway.versions("digits")[0] == first.verdict["version"]
 
+    def test_it_leaves_pictures_and_metrics(self, first: Finished, module_slipway: Slipway) -> None:
+        """Those that the verdict names, and a file for Prometheus."""
+        drawn = {Path(picture["file"]).stem for picture in first.verdict["pictures"]}
+        assert drawn == {"loss", "confusion-label", "latency"}
+        assert all(Path(picture["file"]).is_file() for picture in first.verdict["pictures"])
+        exposed = (module_slipway.home / "metrics" / "digits.prom").read_text()
+        assert 'slipway_last_run_outcome{outcome="deployed",pipeline="digits"} 1.0' in exposed
+        (serving,) = [line for line in exposed.splitlines() if line.startswith("slipway_serving_version{")]
+        assert float(serving.split()[-1]) == first.verdict["version"]
+
 
 class TestSecondRun:
     """A second run of the same pipeline."""
+
+    def test_it_is_beside_what_was_served(self, second: Any, first: Finished) -> None:
+        """The first version's metrics, on the second night's examples: the same ones here."""
+        baseline = second[0].verdict["baseline"]
+        assert baseline["version"] == first.verdict["version"]
+        assert baseline["metrics"] == pytest.approx(first.verdict["metrics"], rel=1e-5)
 
     def test_it_swaps_into_the_running_server(self, second: Any, first: Finished) -> None:
         """Same server, same ports, a higher version."""
@@ -113,6 +132,21 @@ class TestSecondRun:
         again, client, _ = second
         assert client.failures == []
         assert client.versions == [first.verdict["version"], again.verdict["version"]]
+
+
+class TestNothingNew:
+    """A night whose examples are those that the served version was made of."""
+
+    def test_it_is_skipped_if_so_asked(self, second: Any, module_slipway: Slipway) -> None:
+        """Exit code 0, nothing is trained; every gate of the data was checked against the served version."""
+        before = module_slipway.versions("digits")
+        night = module_slipway.run(DIGITS, *QUICK, "training.seed=2", "data.gates.unchanged=skip")
+        assert night.exit_code == 0, night.output
+        assert night.verdict["outcome"] == "skipped"
+        assert night.verdict["stages"][-1]["name"] == "check-data"
+        assert night.checks["data.pixels.drift"]["observed"] == pytest.approx(0, abs=1e-9)
+        assert night.checks["data.examples"]["baseline"] == night.checks["data.examples"]["observed"]
+        assert module_slipway.versions("digits") == before
 
 
 class TestGate:
@@ -178,7 +212,8 @@ def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_pa
     assert rejected.exit_code == 3, rejected.output
     last = rejected.verdict["stages"][-1]
     assert (last["name"], last["outcome"]) == ("validate", "rejected")
-    assert not any(check["passed"] for check in rejected.verdict["checks"])
+    ours = [check for check in rejected.verdict["checks"] if not check["name"].startswith("data.")]
+    assert ours and not any(check["passed"] for check in ours)
     assert slipway.versions("digits") == []
 
 
@@ -244,7 +279,7 @@ class TestNothingIsChanged:
         assert refused.exit_code == 1
         assert f"deployment.grpc_port {port} is in use by" in refused.verdict["error"]["message"]
         assert str(os.getpid()) in refused.verdict["error"]["message"]
-        assert [stage["name"] for stage in refused.verdict["stages"]] == ["preflight"]
+        assert [stage["name"] for stage in refused.verdict["stages"]] == ["recover", "preflight"]
 
     def test_a_base_path_that_is_not_writable(self, slipway: Slipway, tmp_path: Path) -> None:
         """The message names the folder and the key to set."""
@@ -261,7 +296,7 @@ class TestNothingIsChanged:
         )
         assert refused.exit_code == 1
         assert "no Docker engine answers" in refused.verdict["error"]["message"]
-        assert [stage["name"] for stage in refused.verdict["stages"]] == ["preflight"]
+        assert [stage["name"] for stage in refused.verdict["stages"]] == ["recover", "preflight"]
 
     def test_a_bad_override_is_refused_with_a_verdict(self, slipway: Slipway) -> None:
         """Exit code 2, and the verdict file says why."""
@@ -280,7 +315,7 @@ def test_without_an_engine_auto_serves_by_a_process_and_says_why(slipway: Slipwa
     )
     assert done.exit_code == 0, done.output
     assert slipway.record("digits")["target"] == "process"
-    assert "served by a local process: no Docker engine answers" in done.verdict["stages"][0]["proved"]
+    assert "served by a local process: no Docker engine answers" in done.verdict["stages"][1]["proved"]
 
 
 def _wait_for_training(process: subprocess.Popen[str]) -> None:

@@ -21,9 +21,9 @@ from prefect.client.schemas.objects import State
 
 from flows import policy
 from tasks import tensorflow_process
-from tasks.artifacts import Check, Endpoint, ModelVersion, Withdrawal
+from tasks.artifacts import Check, DataReview, Endpoint, ModelVersion, Withdrawal
 from tasks.errors import AlreadyRunning, ModelError, ProcessDied, Rejected, SmokeTestFailed
-from tasks.recorded_runs import recorded_run
+from tasks.runs.recorded_runs import recorded_run
 from tasks.stages import stage
 
 CHECK = Check("accuracy", "accuracy >= 0.9", 0.5, 0.9, False)
@@ -67,6 +67,24 @@ def trained(pipeline: str) -> State[Any]:
     """Publish nothing, and end well."""
     with recorded_run(pipeline, None, "trained") as this:
         pass
+    return this.state()
+
+
+@flow(flow_run_name=policy.run_name)
+def checked(pipeline: str) -> State[Any]:
+    """Be a dry run: nothing after its end is run."""
+    with recorded_run(pipeline, None, "checked") as this:
+        this.ends_here(dry_run=True)
+        publish()
+    return this.state()
+
+
+@flow(flow_run_name=policy.run_name)
+def skipped(pipeline: str) -> State[Any]:
+    """Have nothing new to train on: nothing after that is run."""
+    with recorded_run(pipeline, None, "skipped") as this:
+        this.ends_if_needless(DataReview((), "the same examples"))
+        publish()
     return this.state()
 
 
@@ -128,7 +146,7 @@ def working() -> None:
 def _told(pipeline: str) -> dict[str, Any]:
     told = {}
     with get_client(sync_client=True) as client:
-        for each in (deployed, trained, rejected, rolled_back, broken, nested):
+        for each in (deployed, trained, checked, skipped, rejected, rolled_back, broken, nested):
             state = each(pipeline, return_state=True)
             run = client.read_flow_run(state.state_details.flow_run_id)
             ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
@@ -138,7 +156,7 @@ def _told(pipeline: str) -> dict[str, Any]:
                 "name": run.state.name,
                 "type": run.state.type.value,
                 "message": run.state.message,
-                "artifacts": [(made.key, made.description, made.data) for made in artifacts],
+                "artifacts": [(made.key, made.description, made.data) for made in artifacts if made.key],
             }
     return told
 

@@ -8,11 +8,12 @@ import os
 import sys
 from typing import NoReturn, TextIO
 
-from model_server import flags, ports, runtime
+from model_server import flags, log_lines, ports, runtime, settings
 from model_server.status import StatusError, from_exception
 from model_server.stop_signals import StopSignals
 
 _USAGE_ERROR = 255
+WORKER = "MODEL_SERVER_WORKER"  # set by fleet.py for the processes that it starts
 
 
 def main() -> int:
@@ -44,37 +45,31 @@ def main() -> int:
 
 def _start(command_line: flags.CommandLine) -> None:
     stop = StopSignals()
-    _log_to_stderr()
-    for name in command_line.unsupported:
-        _say(f"--{name}: not supported by this server yet", sys.stderr)
+    chosen = settings.read(os.environ)
+    log_lines.to_stderr(chosen.log_format)
     if command_line.unsupported:
-        raise flags.unsupported_error(command_line.unsupported)
+        raise flags.unsupported_error(command_line)
     flags.check(command_line.options)
-    host = os.environ.get("MODEL_SERVER_HOST", "0.0.0.0")  # noqa: S104 (as the official server)
-    drain_seconds = float(os.environ.get("MODEL_SERVER_DRAIN_SECONDS", "30"))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    ports.require_free(command_line.options, host)
+    worker_of = os.environ.pop(WORKER, "")
+    if not worker_of and not chosen.share_ports:
+        ports.require_free(command_line.options, chosen.host)
     runtime.import_tensorflow()
-    from model_server import server  # needs TensorFlow's protos
+    from model_server import platform_config, server, worker  # need TensorFlow's protos
 
     # What the imports left lives for ever: collections after a swap need not walk through it.
     gc.collect()
     gc.freeze()
-    server.ModelServer(command_line.options, host, drain_seconds, stop.requested).serve()
+    options = platform_config.applied(command_line.options)
+    if worker_of:
+        worker.run(options, chosen, worker_of)
+    else:
+        server.ModelServer(options, chosen, stop).serve()
 
 
 def _say(text: str, stream: TextIO = sys.stdout) -> None:
     stream.write(text + "\n")
     stream.flush()
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
 
 
 def _leave(code: int) -> NoReturn:

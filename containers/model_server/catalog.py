@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
+from model_server.models import Models
 from model_server.servable import Servable
-from model_server.status import Code, StatusError, invalid_argument
-from model_server.versions import ModelVersions, servable_not_found
+from model_server.servable_store import ServableStore
+from model_server.status import Code, StatusError, naming
 
 
 class Catalog:
     """Looks up servables and statuses; raises StatusError in the official words."""
 
-    def __init__(self, models: Mapping[str, ModelVersions]) -> None:
-        self._models = models
+    def __init__(self, store: ServableStore, models: Models) -> None:
+        self._store = store
+        self.models = models
 
     def use(self, spec: model_pb2.ModelSpec) -> AbstractContextManager[Servable]:
         """Return the servable that `spec` names, kept in service until the block ends."""
-        if not spec.name:
-            raise invalid_argument("ModelSpec has no name specified.")
-        if spec.WhichOneof("version_choice") == "version_label":
-            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-        number = spec.version.value if spec.HasField("version") else None
-        model = self._models.get(spec.name)
-        if model is None:
-            raise servable_not_found(spec.name, number)
-        return model.use(number)
+        return self._store.use(spec)
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-        """Every version seen since the start, highest first, or the one that `spec` names."""
-        model = self._models.get(spec.name)
-        statuses = model.statuses() if model else []
-        if not statuses:
-            raise StatusError(Code.NOT_FOUND, f"Could not find any versions of model {spec.name}")
-        if spec.HasField("version"):
-            statuses = [each for each in statuses if each[0] == spec.version.value]
-            if not statuses:
-                raise StatusError(
-                    Code.NOT_FOUND, f"Could not find version {spec.version.value} of model {spec.name}"
-                )
+        """Every version seen since the start, highest first, or the one that `spec` names.
+
+        A version_label is passed over, as get_model_status_impl.cc does.
+        """
+        response = self.statuses(spec.name)
+        if not response.model_version_status:
+            text = f"Could not find any versions of model {spec.name}"
+            raise StatusError(Code.NOT_FOUND, naming(text, "Models", self.models.names()))
+        if not spec.HasField("version"):
+            return response
+        asked = [each for each in response.model_version_status if each.version == spec.version.value]
+        if not asked:
+            text = f"Could not find version {spec.version.value} of model {spec.name}"
+            numbers = [each.version for each in response.model_version_status]
+            raise StatusError(Code.NOT_FOUND, naming(text, f"Versions of {spec.name}", numbers))
+        return get_model_status_pb2.GetModelStatusResponse(model_version_status=asked)
+
+    def statuses(self, name: str) -> get_model_status_pb2.GetModelStatusResponse:
+        """Every version of a model seen since the start, highest first; none of a model that is not known."""
         response = get_model_status_pb2.GetModelStatusResponse()
-        for number, state, error in statuses:
+        for number, state, error in self.models.statuses(name):
             entry = response.model_version_status.add(version=number, state=int(state))
             entry.status.error_code = int(error.code) if error else 0
             entry.status.error_message = error.message if error else ""

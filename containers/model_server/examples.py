@@ -19,8 +19,9 @@ from tensorflow_serving.apis import (
 )
 
 from model_server.predict import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, fill_model_spec
+from model_server.request_facts import FACTS
 from model_server.servable import Servable
-from model_server.status import invalid_argument
+from model_server.status import invalid_argument, naming
 from model_server.tensors import Array, type_name
 
 _MATRIX = 2  # dimensions
@@ -161,7 +162,9 @@ def fill_regressions(
 def _signature(servable: Servable, spec: model_pb2.ModelSpec) -> tuple[str, meta_graph_pb2.SignatureDef]:
     key = spec.signature_name or DEFAULT_SIGNATURE
     if key not in servable.signatures:
-        raise invalid_argument(f"No signature was found with the name: {key}")
+        text = f"No signature was found with the name: {key}"
+        raise invalid_argument(naming(text, "Signatures", sorted(servable.signatures)))
+    FACTS.signature = key
     return key, servable.signatures[key]
 
 
@@ -172,6 +175,7 @@ def answers(
     serialized = serialized_examples(asked)
     if not serialized:
         raise invalid_argument("Input is empty.")
+    FACTS.examples = len(serialized)
     feed = np.empty(len(serialized), np.object_)
     feed[:] = serialized
     values = servable.run({question.feed: feed}, list(question.outputs.values()), timeout_seconds)

@@ -15,7 +15,7 @@ from model_server.examples import (
 )
 from model_server.predict import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD, fill_model_spec
 from model_server.servable import Servable
-from model_server.status import Code, StatusError, invalid_argument
+from model_server.status import Code, StatusError, invalid_argument, naming
 
 
 def spec_of(request: inference_pb2.MultiInferenceRequest) -> model_pb2.ModelSpec:
@@ -48,6 +48,8 @@ def infer(
 def _questions(
     servable: Servable, request: inference_pb2.MultiInferenceRequest, check_method_name: bool
 ) -> tuple[list[str], list[Question]]:
+    if not request.tasks:
+        raise invalid_argument("ModelSpec has no name specified.")
     keys: list[str] = []
     questions: list[Question] = []
     for task in request.tasks:
@@ -61,7 +63,8 @@ def _questions(
         if key in keys:
             raise invalid_argument(f"Duplicate evaluation of signature: {key}")
         if key not in servable.signatures:
-            raise invalid_argument(f"Requested signature not found in model graph: {key}")
+            text = f"Requested signature not found in model graph: {key}"
+            raise invalid_argument(naming(text, "Signatures", sorted(servable.signatures)))
         keys.append(key)
         questions.append(_question(task.method_name, servable.signatures[key], check_method_name))
     if len({question.feed for question in questions}) > 1:

@@ -8,8 +8,9 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
+from model_server.request_facts import FACTS
 from model_server.servable import Servable
-from model_server.status import Code, StatusError, invalid_argument
+from model_server.status import Code, StatusError, invalid_argument, naming
 from model_server.tensors import Array, to_array, to_proto
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -28,7 +29,9 @@ def predict(
     signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(signature_name)
     if signature is None:
-        raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.')
+        text = f'Serving signature key "{signature_name}" not found.'
+        raise StatusError(Code.FAILED_PRECONDITION, naming(text, "Signatures", sorted(servable.signatures)))
+    FACTS.signature = signature_name
     if check_method_name:
         check_method_name_of(signature)
     _check_input_count(signature, request)
@@ -49,7 +52,7 @@ def run(
     timeout_seconds: float | None,
 ) -> dict[str, tuple[Array, int]]:
     """Array and DataType of each output in `output_filter` (empty: all), from the inputs by alias."""
-    aliases = _output_aliases(signature, output_filter)
+    aliases = output_aliases(signature, output_filter)
     names = [signature.outputs[alias].name for alias in aliases]
     feeds = {signature.inputs[alias].name: array for alias, array in arrays.items()}
     values = servable.run(feeds, names, timeout_seconds)
@@ -124,7 +127,8 @@ def _default(
     )
 
 
-def _output_aliases(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
+def output_aliases(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
+    """Return the outputs that are asked for, all by default. Raises StatusError for one that is not there."""
     seen: set[str] = set()
     for alias in output_filter:
         if alias not in signature.outputs:

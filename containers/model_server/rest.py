@@ -5,19 +5,22 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import socket
+import ssl
 import threading
 import time
-import zlib
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-from model_server import json_responses
+from model_server import http_bodies, json_responses, metrics_page
 from model_server.catalog import Catalog
 from model_server.flags import Options
 from model_server.rest_api import RestApi
+from model_server.settings import Settings
 from model_server.status import Code, StatusError, from_exception, invalid_argument
 
 _LOG = logging.getLogger(__name__)
@@ -41,8 +44,12 @@ _CORS_HEADERS = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
+LIVE, READY = PROBES = ("/livez", "/readyz")
 _IDLE_CONNECTION_SECONDS = 300
 _STOP_CHECK_SECONDS = 0.1
+_LINGER_SECONDS = 2.0
+_RETRY_AFTER_SECONDS = "1"
+_BUSY = "The server is busy: {} requests are being answered or wait (MODEL_SERVER_REST_QUEUE). Try again."
 
 
 class RestServer(ThreadingHTTPServer):
@@ -51,18 +58,35 @@ class RestServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], catalog: Catalog, options: Options) -> None:
+    def __init__(
+        self, address: tuple[str, int], catalog: Catalog, options: Options, settings: Settings
+    ) -> None:
         super().__init__(address, _Handler)
         self.api = RestApi(catalog, options)
         self.allow_cors = options.rest_api_enable_cors_support
-        self.slots = threading.BoundedSemaphore(max(1, options.rest_api_num_threads))
+        threads = max(1, options.rest_api_num_threads)
+        self.slots = threading.BoundedSemaphore(threads)
+        self.most_in_flight = threads + settings.rest_queue
+        self.most_bytes = int(settings.rest_body_megabytes * 1e6)
+        self.metrics_path = ""
+        self.metrics_page: Callable[[], bytes] = bytes
+        self.ready = threading.Event()
         self.draining = False
         self._in_flight = 0
         self._idle = threading.Condition()
 
     def server_bind(self) -> None:
-        """Bind, without HTTPServer's reverse look-up of the host's name, which may take seconds."""
+        """Bind, without HTTPServer's reverse look-up of the host's name, which may take seconds.
+
+        A server in this one's place can listen before this one stops; that two are not on one port by
+        mistake is seen by ports.require_free.
+        """
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         TCPServer.server_bind(self)
+
+    def serve_over(self, context: ssl.SSLContext) -> None:
+        """Speak TLS; the handshake is made by a connection's own thread, so that none holds up the others."""
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def start(self) -> None:
         """Accept connections, in the background."""
@@ -74,17 +98,31 @@ class RestServer(ThreadingHTTPServer):
         """Accept nothing more, and wait for the answers under way until `deadline` (time.monotonic())."""
         self.draining = True
         self.shutdown()
+        self._take_waiting()
         self.server_close()
         with self._idle:
             self._idle.wait_for(lambda: self._in_flight == 0, max(0.0, deadline - time.monotonic()))
 
+    def _take_waiting(self) -> None:
+        """Take the connections that clients have made and nobody has accepted: closing would reset them."""
+        self.timeout, waiting = 0.0, True
+
+        def nobody() -> None:
+            nonlocal waiting
+            waiting = False
+
+        self.handle_timeout = nobody  # type: ignore[method-assign]
+        while waiting:
+            self.handle_request()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do nothing: a client that went away is no error of ours."""
 
-    def begin(self) -> None:
-        """Count a request in, as soon as its head is read."""
+    def begin(self) -> bool:
+        """Count a request in, as soon as its head is read; False is one too many."""
         with self._idle:
             self._in_flight += 1
+            return self._in_flight <= self.most_in_flight
 
     def end(self) -> None:
         """Count it out, after its answer is written."""
@@ -99,12 +137,40 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE_CONNECTION_SECONDS
     wbufsize = -1  # head and body leave in one packet
     disable_nagle_algorithm = True
+    is_cut_off = False  # what the client sends of a request after its answer is unread
+
+    def finish(self) -> None:
+        """Close; an answer to half a request is kept from being lost before."""
+        super().finish()
+        if self.is_cut_off:
+            self._linger()
+
+    def _linger(self) -> None:
+        # Closing with unread bytes resets the connection: a client that still sends never sees the answer.
+        ends = time.monotonic() + _LINGER_SECONDS
+        with suppress(OSError):
+            self.connection.settimeout(_LINGER_SECONDS)
+            self.connection.shutdown(socket.SHUT_WR)
+            while time.monotonic() < ends and self.connection.recv(2**16):
+                pass
 
     def do_GET(self) -> None:
+        if self._path() in PROBES:
+            self._probe()
+            return
         self._answer(lambda _: self.server.api.get(self._path()))
 
     def do_POST(self) -> None:
         self._answer(lambda body: self.server.api.post(self._path(), body))
+
+    def do_other(self) -> None:
+        """Answer a method that no path has."""
+        self._answer(self._malformed)
+
+    do_DELETE = do_HEAD = do_PATCH = do_PUT = do_other  # noqa: N815 (http.server looks for these names)
+
+    def _malformed(self, _: bytes) -> bytes:
+        raise invalid_argument(f"Malformed request: {self.command} {self._path()}")
 
     def do_OPTIONS(self) -> None:
         """Answer a browser's preflight request; only with --rest_api_enable_cors_support."""
@@ -121,17 +187,35 @@ class _Handler(BaseHTTPRequestHandler):
     def _path(self) -> str:
         return self.path.partition("?")[0]
 
+    def _probe(self) -> None:
+        """Answer an orchestrator: alive from the first moment, ready until the drain."""
+        ready = self.server.ready.is_set() and not self.server.draining
+        alive = self._path() == LIVE
+        self._send(200 if alive or ready else 503, self.server.api.probe(ready))
+
     def _answer(self, answer: Callable[[bytes], bytes]) -> None:
-        self.server.begin()
+        admitted = self.server.begin()
         try:
             body = self._body()
+            if not admitted:
+                raise StatusError(Code.UNAVAILABLE, _BUSY.format(self.server.most_in_flight))
+            if self.server.metrics_path and self._path() == self.server.metrics_path:
+                self._send(200, self.server.metrics_page(), metrics_page.CONTENT_TYPE)
+                return
             if not self._path().lower().startswith("/v1/"):
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return
-            with self.server.slots:
-                self._send(200, answer(body))
+            if self.command == "POST" and not self.server.ready.is_set():
+                raise self.server.api.not_ready()
+            # What says how the server is does not wait for those that keep it busy.
+            with self.server.slots if self.command == "POST" else nullcontext():
+                answered = answer(body)
+            self._send(200, answered)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+        except http_bodies.BodyError as unreadable:
+            self.close_connection = self.is_cut_off = True  # where the next request begins is anybody's guess
+            self._send(unreadable.status, json_responses.error(str(unreadable)))
         except Exception as raised:
             error = from_exception(raised)
             if not isinstance(raised, StatusError) and error.code is Code.INTERNAL:
@@ -141,49 +225,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.end()
 
     def _body(self) -> bytes:
-        try:
-            body = self._chunked() if self._is_chunked() else self._counted()
-        except ValueError:
-            self.close_connection = True  # where the next request begins is anybody's guess
-            raise invalid_argument(
-                "Malformed request: the length of the body is not given correctly"
-            ) from None
-        if self.headers.get("Content-Encoding", "").lower() != "gzip":
-            return body
-        try:
-            return gzip.decompress(body)
-        except (OSError, EOFError, zlib.error):
-            raise invalid_argument("Malformed request: the body is not gzip") from None
+        return http_bodies.read(self.rfile, self.headers, self.server.most_bytes)
 
-    def _is_chunked(self) -> bool:
-        return self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-
-    def _counted(self) -> bytes:
-        length = int(self.headers.get("Content-Length", "0"))
-        if length < 0:
-            raise ValueError(length)
-        return self.rfile.read(length)
-
-    def _chunked(self) -> bytes:
-        chunks = []
-        while size := int(self.rfile.readline(1024).split(b";")[0], 16):
-            if size < 0:
-                raise ValueError(size)
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline(1024)
-        while self.rfile.readline(1024).strip():  # trailers
-            pass
-        return b"".join(chunks)
-
-    def _send(self, status: int, body: bytes) -> None:
+    def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        if http_bodies.takes_gzip(self.headers, body):
+            body = gzip.compress(body, compresslevel=1)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Vary", "Accept-Encoding")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.send_header("Retry-After", _RETRY_AFTER_SECONDS)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         if self.server.allow_cors:
             for name, value in _CORS_HEADERS.items():
                 self.send_header(name, value)
-        if self.server.draining:
+        if self.server.draining or self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
         self.wfile.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -12,10 +13,11 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
-from model_server import examples, json_requests, json_responses, metadata, predict
+from model_server import examples, json_requests, json_responses, metadata, predict, request_facts
 from model_server.catalog import Catalog
 from model_server.flags import Options
-from model_server.status import invalid_argument
+from model_server.request_facts import FACTS
+from model_server.status import Code, StatusError, from_exception, invalid_argument, naming
 
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _INFERENCE_PATH = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)
@@ -32,9 +34,12 @@ class RestApi:
         self._timeout_seconds = milliseconds / 1000 if milliseconds > 0 else None
 
     def get(self, path: str) -> bytes:
-        """Status or metadata of a model, a version or a label."""
+        """Status or metadata of a model, a version or a label, or what there is of all models.
+
+        The official server has no list, and answers "Missing model name in request." to its path.
+        """
         if path.rstrip("/").lower() == "/v1/models":
-            raise invalid_argument("Missing model name in request.")
+            return _json({"models": [self._listed(name) for name in self._catalog.models.names()]})
         match = _STATUS_PATH.fullmatch(path)
         if match is None:
             raise invalid_argument(f"Malformed request: GET {path}")
@@ -47,12 +52,35 @@ class RestApi:
         if match is None:
             raise invalid_argument(f"Malformed request: POST {path}")
         spec = _model_spec(*match.groups()[:3])
+        FACTS.forget()
+        FACTS.model = spec.name
         methods: dict[str, Callable[[model_pb2.ModelSpec, bytes], bytes]] = {
             "predict": self._predict,
             "classify": self._classify,
             "regress": self._regress,
         }
-        return methods[match[4].lower()](spec, body)
+        method = match[4].lower()
+        started, code = time.perf_counter_ns(), Code.OK
+        try:
+            return methods[method](spec, body)
+        except Exception as error:
+            code = from_exception(error).code
+            raise
+        finally:
+            request_facts.record(method.capitalize(), "REST", code, started)
+
+    def probe(self, ready: bool) -> bytes:
+        """Return what /livez and /readyz say besides their code: the models that are waited for."""
+        return _json({"ready": ready, "waiting_for": [] if ready else self._catalog.models.waited_for()})
+
+    def not_ready(self) -> StatusError:
+        """Return what an inference gets while the server starts."""
+        missing = ", ".join(self._catalog.models.waited_for())
+        return StatusError(Code.UNAVAILABLE, f"The server is starting and waits for models: {missing}")
+
+    def _listed(self, name: str) -> dict[str, Any]:
+        status = _with_defaults(self._catalog.statuses(name))
+        return {"name": name, "version_labels": self._catalog.models.labels(name), **status}
 
     def _status(self, spec: model_pb2.ModelSpec) -> bytes:
         return _json(_with_defaults(self._catalog.status(spec)))
@@ -70,11 +98,14 @@ class RestApi:
         document = json_requests.parse(body)
         key = json_requests.signature_name(document)
         with self._catalog.use(spec) as servable:
+            FACTS.version = servable.version
             signature = servable.signatures.get(key or predict.DEFAULT_SIGNATURE)
             if signature is None:
-                raise invalid_argument(
+                text = (
                     f'Serving signature name: "{key or predict.DEFAULT_SIGNATURE}" not found in signature def'
                 )
+                raise invalid_argument(naming(text, "Signatures", sorted(servable.signatures)))
+            FACTS.signature = key or predict.DEFAULT_SIGNATURE
             asked = json_requests.predict_body(document, signature.inputs, key)
             if self._check_method_names:
                 predict.check_method_name_of(signature)
@@ -94,6 +125,7 @@ class RestApi:
         request.model_spec.signature_name = json_requests.signature_name(document)
         request.input.CopyFrom(json_requests.examples_input(document))
         with self._catalog.use(request.model_spec) as servable:
+            FACTS.version = servable.version
             return answer(servable, request, self._timeout_seconds, self._check_method_names).result
 
 

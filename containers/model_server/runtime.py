@@ -1,12 +1,12 @@
-"""TensorFlow, without the two thousand modules of its public API.
+"""TensorFlow's C library and its protos, without its Python.
 
 `tensorflow/__init__.py` imports Keras, tf.data, distribution strategies and the v1 API, none of which
-serving needs. Measured with 2.15.1 on two cores: 2.1 s and 448 MB with it, 0.6 s and 309 MB without.
+serving needs. Measured with 2.15.1 on two cores: 2.1 s and 448 MB with it, 0.6 s and 309 MB for a Python
+`Session` without it, 0.2 s and 264 MB for the C library.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 
+from model_server import tf_library
+
 # The GPU wheel says this three times at each start, on machines with and without a GPU.
 _NOISE = b"one has already been registered"
 
 
 def import_tensorflow() -> None:
-    """Import what serving needs; afterwards the other modules' `from tensorflow…` lines find it.
+    """Load what serving needs; afterwards the other modules' `from tensorflow…` lines find it.
 
     For a process of its own only: `import tensorflow` is an empty package from then on.
     """
@@ -30,8 +32,7 @@ def import_tensorflow() -> None:
     if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = _package_without_its_init("tensorflow")
     with _without_registration_noise():
-        importlib.import_module("tensorflow.python.client.session")
-        importlib.import_module("tensorflow.python.saved_model.loader_impl")
+        tf_library.library()
 
 
 def tensorflow_version() -> str:
@@ -51,6 +52,7 @@ def _package_without_its_init(name: str) -> types.ModuleType:
     package = types.ModuleType(name)
     package.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
     package.__path__ = list(spec.submodule_search_locations)
+    package.__spec__.submodule_search_locations = package.__path__
     return package
 
 

@@ -5,110 +5,157 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
-import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from model_server import ports, servable
+from model_server import (
+    batching_parameters,
+    connections,
+    fleet,
+    loading,
+    loading_threads,
+    metrics,
+    metrics_page,
+    model_config,
+    monitoring,
+    ports,
+    processes,
+    profiler_service,
+    request_log,
+    runtime,
+    tls,
+)
 from model_server.catalog import Catalog
 from model_server.flags import Options
+from model_server.grpc_server import Address, GrpcServer, connection_age_seconds
 from model_server.health_servicer import HealthServicer
+from model_server.model_config import ModelConfig
+from model_server.models import Models
 from model_server.rest import RestServer
+from model_server.routing import RoutingTable
 from model_server.servicers import model_service, prediction_service
-from model_server.status import Code, StatusError
-from model_server.versions import LoadPolicy, ModelVersions
+from model_server.session_config import session_config
+from model_server.settings import Settings
+from model_server.shared_store import SharedStore
+from model_server.stop_signals import StopSignals
+from model_server.version_states import LoadPolicy
 
 _LOG = logging.getLogger(__name__)
 _HEALTH_SERVICES = ("", "tensorflow.serving.PredictionService", "PredictionService", "ModelService")
-_LARGEST_MESSAGE_BYTES = 2**31 - 1
 
 
 class ModelServer:
-    """Serves one model from when it is loaded until `stop` is set."""
+    """Serves models from when they are loaded until `stop` is requested."""
 
-    def __init__(self, options: Options, host: str, drain_seconds: float, stop: threading.Event) -> None:
+    def __init__(self, options: Options, settings: Settings, stop: StopSignals) -> None:
         self._options = options
-        self._host = host
-        self._drain_seconds = drain_seconds
+        self._settings = settings
+        self._host = settings.host
+        self._drain_seconds = settings.drain_seconds
         self._stop = stop
-        self._model = ModelVersions(
-            options.model_name,
-            Path(options.model_base_path),
+        self._tls = tls.read(options.ssl_config_file) if options.ssl_config_file else None
+        self._metrics_path = monitoring.metrics_path(options.monitoring_config_file)
+        request_log.start(settings)
+        # What is wrong with it shall not look like a version that does not load.
+        config = session_config(options)
+        batching_parameters.common(options)
+        self._fleet = fleet.Fleet(processes.number(options, settings) - 1)
+        self._store = store = SharedStore(
+            lambda directory, number: loading.load(directory, number, options), self._fleet
+        )
+        metrics.start(None, lambda name: name in store.table.models)
+        self._health = HealthServicer(_HEALTH_SERVICES)
+        self._models = Models(
+            store,
             LoadPolicy(
                 poll_seconds=options.file_system_poll_wait_seconds,
                 max_retries=options.max_num_load_retries,
                 retry_interval_seconds=options.load_retry_interval_micros / 1e6,
+                settle_seconds=settings.settle_seconds,
+                unload_when_empty=settings.unload_when_empty,
             ),
-            lambda directory, number: servable.load(directory, number, options),
+            loading_threads.make(options.num_load_threads, "load", config),
+            loading_threads.make(options.num_unload_threads, "unload", config),
+            self._publish,
+            self._log_requests,
+            options.allow_version_labels_for_unavailable_models,
         )
-        self._catalog = Catalog({options.model_name: self._model})
+        self._catalog = Catalog(store, self._models)
 
     def serve(self) -> None:
-        """Answer from the moment that a version is available until told to stop, then drain.
+        """Answer from the moment that all models are available until told to stop, then drain.
 
-        Raises StatusError where the server cannot start: a version that does not load, a port in use.
+        The REST port says so from the start (/livez, /readyz). Raises StatusError where the server cannot
+        start: a config that is wrong, a model that does not load, a port in use.
         """
-        self._model.start()
-        threading.Thread(target=self._stop_looking, name="stop", daemon=True).start()
-        error = self._model.wait_until_settled()
-        if error is not None:
-            raise self._not_available(error)
-        if self._stop.is_set():
-            _LOG.info("stopped before a version was available")
-            return
-        rest = self._open_rest()
+        config = model_config.from_options(self._options)
+        # Beside another server, every request that this one takes is one that it must answer.
+        rest = None if self._settings.share_ports else self._open_rest()
         try:
-            grpc_server, health_servicer = self._open_grpc()
+            if rest:
+                rest.start()
+            self._fleet.start()
+            names = self._models.apply(config)
+            threading.Thread(target=self._stop_looking, name="stop", daemon=True).start()
+            self._models.wait_until_settled(names, what="servable")
+            if self._stop.requested.is_set():
+                _LOG.info("stopped before all models were available")
+                return
+            self._fleet.wait_until_joined()
+            if self._settings.share_ports and (rest := self._open_rest()):
+                rest.ready.set()
+                rest.start()
+            grpc_server = self._open_grpc()
         except BaseException:
             if rest:
                 rest.server_close()
             raise
         grpc_server.start()
+        self._fleet.serve()
         if rest:
-            rest.start()
+            rest.ready.set()
+        self._follow_config_file()
         _LOG.info("listening: %s", ", ".join(self._addresses(rest)))
-        self._stop.wait()
-        self._drain(grpc_server, health_servicer, rest)
+        self._stop.requested.wait()
+        if self._stop.hands_over.is_set():
+            self._hand_over()
+        self._drain(grpc_server, rest)
+
+    def _publish(self, table: RoutingTable) -> None:
+        self._store.publish(table)
+        self._health.show(table)
+
+    def _log_requests(self, configs: Sequence[ModelConfig]) -> None:
+        by_model = {each.name: each.logging for each in configs if each.logging}
+        request_log.LOGS.configure(by_model)
+        self._fleet.log_requests(by_model)
+
+    def _follow_config_file(self) -> None:
+        path, seconds = self._options.model_config_file, self._options.model_config_file_poll_wait_seconds
+        if path and seconds > 0:
+            self._models.poll_file(path, seconds)
 
     def _stop_looking(self) -> None:
-        self._stop.wait()
-        self._model.stop()
+        self._stop.requested.wait()
+        self._models.stop()
 
-    def _not_available(self, error: StatusError) -> StatusError:
-        number = max(status[0] for status in self._model.statuses())
-        return StatusError(
-            Code.UNKNOWN,
-            f"1 servable(s) did not become available: {{{{name: {self._options.model_name} "
-            f"version: {number}}} due to error: {error}, }}",
-        )
-
-    def _open_grpc(self) -> tuple[grpc.Server, HealthServicer]:
+    def _open_grpc(self) -> GrpcServer:
         options = self._options
-        server = grpc.server(
-            ThreadPoolExecutor(max(1, options.grpc_max_threads), thread_name_prefix="grpc"),
-            options=[
-                # Two servers on one port would each get half of the requests; better fail.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", _LARGEST_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", -1),
-                *channel_arguments(options.grpc_channel_arguments),
-            ],
-        )
-        health_servicer = HealthServicer((*_HEALTH_SERVICES, options.model_name))
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-        server.add_generic_rpc_handlers(
-            (
-                prediction_service(self._catalog, options.enable_signature_method_name_check),
-                model_service(self._catalog),
-            )
-        )
-        if options.port:
-            _bind(server, f"{self._host}:{options.port}", "--port")
+        predictions = prediction_service(self._catalog, options.enable_signature_method_name_check)
+        others = [model_service(self._catalog)]
+        if options.enable_profiler:
+            others.append(profiler_service.profiler_service())
+        is_shared = self._fleet.size > 0
+        server = GrpcServer(options, self._settings, self._store, predictions, others)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server.grpc)
+        addresses = [Address(f"{self._host}:{options.port}", "--port")] if options.port else []
         if options.grpc_socket_path:
-            _bind(server, f"unix:{options.grpc_socket_path}", "--grpc_socket_path")
-        return server, health_servicer
+            addresses.append(Address(f"unix:{options.grpc_socket_path}", "--grpc_socket_path"))
+        if is_shared:
+            addresses.append(Address(self._fleet.lead_address, "MODEL_SERVER_PROCESSES", is_private=True))
+        server.listen(addresses, self._tls)
+        return server
 
     def _open_rest(self) -> RestServer | None:
         options = self._options
@@ -118,11 +165,23 @@ class ModelServer:
             _LOG.error("--rest_api_port equals --port: REST is not served")
             return None
         try:
-            return RestServer((self._host, options.rest_api_port), self._catalog, options)
+            server = RestServer((self._host, options.rest_api_port), self._catalog, options, self._settings)
         except OSError as error:
             raise ports.unavailable(
                 "--rest_api_port", f"{self._host}:{options.rest_api_port}", error
             ) from error
+        server.metrics_path, server.metrics_page = self._metrics_path, self._metrics
+        if self._settings.rest_tls and self._tls:
+            server.serve_over(self._tls.ssl_context())
+        return server
+
+    def _metrics(self) -> bytes:
+        """Return the page of metrics: of this process, and of those whose files are in the directory."""
+        routes = self._store.table.models.items()
+        in_service = {(name, number) for name, route in routes for number in route.versions}
+        version = runtime.tensorflow_version()
+        build = {"version": f"{version}+slipway", "tensorflow_version": version}
+        return metrics_page.page(metrics.RECORDER, self._fleet.counters(), in_service, build)
 
     def _addresses(self, rest: RestServer | None) -> list[str]:
         options = self._options
@@ -131,35 +190,29 @@ class ModelServer:
             grpc_addresses.append(f"gRPC unix:{options.grpc_socket_path}")
         return grpc_addresses + ([f"REST {self._host}:{options.rest_api_port}"] if rest else [])
 
-    def _drain(
-        self, grpc_server: grpc.Server, health_servicer: HealthServicer, rest: RestServer | None
-    ) -> None:
+    def _hand_over(self) -> None:
+        """Let the gRPC port's clients go to the server that listens beside this one, none in mid-request."""
+        age = connection_age_seconds(self._options)
+        if not age:
+            _LOG.info("handing over: connections have no greatest age (%s), and are cut off", connections.AGE)
+            return
+        _LOG.info("handing over: taking no more connections; those that there are end within %g seconds", age)
+        workers = threading.Thread(target=self._fleet.hand_over, daemon=True)
+        workers.start()
+        left = connections.leave(self._options.port, age, self._drain_seconds, self._stop.at_once)
+        if self._stop.at_once.is_set():
+            return
+        workers.join()
+        _LOG.info("handed over" if left else "handed over, but for clients that did not leave")
+
+    def _drain(self, grpc_server: GrpcServer, rest: RestServer | None) -> None:
         _LOG.info("draining for up to %g seconds", self._drain_seconds)
         deadline = time.monotonic() + self._drain_seconds
-        health_servicer.drain()
+        self._health.drain()
         done = grpc_server.stop(self._drain_seconds)
         if rest:
             rest.drain(deadline)
+        self._fleet.drain(max(0.0, deadline - time.monotonic()))
         done.wait(max(0.0, deadline - time.monotonic()) + 1)
+        request_log.LOGS.close()
         _LOG.info("stopped")
-
-
-def channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """--grpc_channel_arguments: "key=value,key=value", each value an int if it reads as one."""
-    arguments: list[tuple[str, int | str]] = []
-    for pair in filter(None, text.split(",")):
-        key, _, value = pair.partition("=")
-        try:
-            arguments.append((key, int(value)))
-        except ValueError:
-            arguments.append((key, value))
-    return arguments
-
-
-def _bind(server: grpc.Server, address: str, flag: str) -> None:
-    try:
-        bound = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ports.unavailable(flag, address, error) from error
-    if not bound:
-        raise ports.unavailable(flag, address, OSError("not bound"))

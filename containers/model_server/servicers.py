@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +20,49 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from model_server import examples, metadata, multi_inference, predict
+from model_server import (
+    examples,
+    metadata,
+    multi_inference,
+    predict,
+    reload,
+    request_facts,
+    request_log,
+)
 from model_server.catalog import Catalog
+from model_server.request_facts import FACTS
+from model_server.servable_store import ServableStore
 from model_server.status import Code, StatusError, from_exception, invalid_argument, truncated
 
 _LOG = logging.getLogger(__name__)
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+_INFERENCE = ("Predict", "Classify", "Regress", "MultiInference")
 
 Answer = Callable[[Any, float | None], Message]
 if TYPE_CHECKING:  # grpc's classes are generic in its stubs only
     Handlers = grpc.GenericRpcHandler[bytes, bytes]
 
 
-def prediction_service(catalog: Catalog, check_method_names: bool) -> Handlers:
+def prediction_service(catalog: Catalog | ServableStore, check_method_names: bool) -> Handlers:
     """tensorflow.serving.PredictionService."""
 
     def inference(answer: Callable[..., Message]) -> Answer:
         def answered(request: Any, timeout_seconds: float | None) -> Message:
-            with catalog.use(_required_spec(request)) as servable:
+            spec = _required_spec(request)
+            FACTS.model = spec.name
+            with catalog.use(spec) as servable:
+                FACTS.version = servable.version
                 return answer(servable, request, timeout_seconds, check_method_names)
 
         return answered
 
     def infer_many(request: Any, timeout_seconds: float | None) -> Message:
-        with catalog.use(multi_inference.spec_of(request)) as servable:
+        spec = multi_inference.spec_of(request)
+        FACTS.model = spec.name
+        with catalog.use(spec) as servable:
+            FACTS.version = servable.version
             response: Message = multi_inference.infer(servable, request, timeout_seconds, check_method_names)
             return response
 
@@ -53,7 +73,7 @@ def prediction_service(catalog: Catalog, check_method_names: bool) -> Handlers:
             return response
 
     return _service(
-        "tensorflow.serving.PredictionService",
+        PREDICTION_SERVICE,
         {
             "Predict": (predict_pb2.PredictRequest, inference(predict.predict)),
             "Classify": (classification_pb2.ClassificationRequest, inference(examples.classify)),
@@ -71,14 +91,15 @@ def model_service(catalog: Catalog) -> Handlers:
         response: Message = catalog.status(_required_spec(request))
         return response
 
-    def reload(_request: Any, _: float | None) -> Message:
-        raise StatusError(Code.UNIMPLEMENTED, "HandleReloadConfigRequest is not supported by this server yet")
+    def handle_reload_config(request: Any, timeout_seconds: float | None) -> Message:
+        response: Message = reload.handle(catalog.models, request, timeout_seconds)
+        return response
 
     return _service(
         "tensorflow.serving.ModelService",
         {
             "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status),
-            "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, reload),
+            "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, handle_reload_config),
         },
     )
 
@@ -92,26 +113,41 @@ def _required_spec(request: Any) -> model_pb2.ModelSpec:
 
 def _service(name: str, methods: Mapping[str, tuple[type[Message], Answer]]) -> Handlers:
     handlers = {
-        method: grpc.unary_unary_rpc_method_handler(_handler(f"{name}/{method}", request_type, answer))
+        method: grpc.unary_unary_rpc_method_handler(_handler(name, method, request_type, answer))
         for method, (request_type, answer) in methods.items()
     }
     return grpc.method_handlers_generic_handler(name, handlers)
 
 
 def _handler(
-    method: str, request_type: type[Message], answer: Answer
+    service: str, method: str, request_type: type[Message], answer: Answer
 ) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    counted = method in _INFERENCE
+
     def handle(serialized: bytes, context: grpc.ServicerContext) -> bytes:
+        started = time.perf_counter_ns()
+        FACTS.forget()
+        code = Code.OK
         try:
             request = request_type()
             request.ParseFromString(serialized)
-            return answer(request, context.time_remaining()).SerializeToString()
+            answered = answer(request, context.time_remaining()).SerializeToString()
+            if counted and request_log.LOGS.active:
+                request_log.LOGS.offer(method, FACTS.model, serialized, answered)
+            return answered
         except DecodeError:
-            error = StatusError(Code.INTERNAL, f"Failed to parse the bytes of the request to {method}")
+            error = StatusError(
+                Code.INTERNAL, f"Failed to parse the bytes of the request to {service}/{method}"
+            )
+            code = error.code
         except Exception as raised:
             error = from_exception(raised)
+            code = error.code
             if not isinstance(raised, StatusError) and error.code is Code.INTERNAL:
-                _LOG.exception("%s failed", method)
+                _LOG.exception("%s/%s failed", service, method)
+        finally:
+            if counted:
+                request_facts.record(method, "GRPC", code, started)
         # Setting the status costs less than context.abort(), which raises; the empty answer is not sent.
         context.set_code(_GRPC_CODES[error.code])
         context.set_details(truncated(error.message))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 # tensorflow_serving/model_servers/grpc_status_util.cc: longer messages could exceed the HTTP/2 header limit.
 _MAX_MESSAGE_CHARACTERS = 1024
 _TRUNCATION_MARK = "...TRUNCATED"
+_MAX_NAMES = 10
 
 
 class Code(IntEnum):
@@ -46,6 +48,16 @@ class StatusError(Exception):
 def invalid_argument(message: str) -> StatusError:
     """Return the most frequent error, ready to raise."""
     return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def naming(official: str, what: str, names: Sequence[object]) -> str:
+    """Return the official text and, on a line of its own, the names that there are, at most ten.
+
+    Clients that look for the official text find it, at the beginning and as a line.
+    """
+    shown = ", ".join(str(name) for name in names[:_MAX_NAMES]) or "none"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{official}\n{what}: {shown}{more}"
 
 
 def from_exception(error: BaseException) -> StatusError:

@@ -92,10 +92,17 @@ def to_proto(array: Array, datatype: int) -> tensor_pb2.TensorProto:
     proto.tensor_shape.SetInParent()  # a scalar has a shape too
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
+    proto.MergeFrom(to_values(array, datatype))
+    return proto
+
+
+def to_values(array: Array, datatype: int) -> tensor_pb2.TensorProto:
+    """Return the typed field alone: no dtype, no shape."""
     values = array.reshape(-1)
     if datatype in _PARTS:
         values = np.ascontiguousarray(values).view(_PARTS[datatype])
-    _field(proto).extend(values.tolist())
+    proto = tensor_pb2.TensorProto()
+    getattr(proto, _FIELDS.get(datatype, "int_val")).extend(values.tolist())
     return proto
 
 

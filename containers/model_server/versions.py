@@ -1,7 +1,7 @@
-"""The versions of one model: finds them on disk, loads the highest, and unloads what it replaces.
+"""The versions of one model: looks for them on disk, has the wanted ones loaded and the others unloaded.
 
-A version is a child of the base path with an integer name that holds a saved_model.pb. The order of a
-swap is load, then unload, and neither is ever done by a thread that answers requests.
+One thread a model looks and decides, so that a base path that hangs or is missing holds up no other model;
+loading and unloading are other threads' work, and none of them answers requests.
 """
 
 from __future__ import annotations
@@ -9,76 +9,57 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 from model_server import version_directories
-from model_server.servable import Servable
-from model_server.status import Code, StatusError, from_exception
-from model_server.version_directories import Fingerprint, fingerprint
+from model_server.model_config import ModelConfig
+from model_server.routing import Route
+from model_server.servable_store import ServableStore
+from model_server.status import StatusError, from_exception
+from model_server.version_directories import fingerprint
+from model_server.version_policies import Specific
+from model_server.version_states import LoadPolicy, State, Version, to_unload
 
 _LOG = logging.getLogger(__name__)
 _REMINDER_EVERY_POLLS = 30
-
-
-class State(IntEnum):
-    """GetModelStatus's states, by their numbers in ModelVersionStatus.State."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass
-class Version:
-    """What is known of one version. `error` is why it could not be loaded, also between two tries."""
-
-    number: int
-    state: State = State.START
-    error: StatusError | None = None
-    servable: Servable | None = None
-    in_flight: int = 0
-    tries: int = 0
-    retry_at: float = 0.0
-    tried_files: Fingerprint = frozenset()
-    seen_files: Fingerprint = frozenset()
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True)
-class LoadPolicy:
-    """How versions are looked for and how failed loads are repeated; seconds throughout."""
+class Workshop:
+    """What models share: where servables live, who loads and unloads them, and the one lock.
 
-    poll_seconds: int
-    max_retries: int
-    retry_interval_seconds: float
+    `publish` is called with the lock held, whenever a version has entered or is to leave service.
+    """
+
+    store: ServableStore
+    loaders: Executor
+    unloaders: Executor
+    changed: threading.Condition
+    publish: Callable[[], None]
 
 
 class ModelVersions:
-    """Keeps the highest version of `base_path` in service; what works is never given up for nothing.
+    """Keeps the wanted versions of a model in service; what works is never given up for nothing.
 
     A base path that vanishes or holds no version unloads nothing, a broken version leaves the one before
     it in service, and is tried again as soon as its files change.
     """
 
-    def __init__(
-        self, name: str, base_path: Path, policy: LoadPolicy, load: Callable[[Path, int], Servable]
-    ) -> None:
+    def __init__(self, name: str, policy: LoadPolicy, workshop: Workshop) -> None:
         self.name = name
-        self._base_path = base_path
+        self.config: ModelConfig | None = None
+        self.load_attempts = 0
         self._policy = policy
-        self._load = load
+        self._workshop = workshop
+        self._changed = workshop.changed
         self._versions: dict[int, Version] = {}
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._idle = threading.Condition(self._lock)
+        self._wanted: Mapping[int, Path] = {}
         self._wake = threading.Event()
-        self._wanted: tuple[int, Path] | None = None
-        self._loader: threading.Thread | None = None
+        self._next_poll = _NEVER
         self._complaint = ""
         self._complaint_polls = 0
         self._stopping = False
@@ -87,6 +68,15 @@ class ModelVersions:
         """Begin to look for versions, in the background."""
         threading.Thread(target=self._watch, name=f"watch-{self.name}", daemon=True).start()
 
+    def configure(self, config: ModelConfig | None) -> None:
+        """Serve by this config from now on; None: serve nothing of this model. Called with the lock held."""
+        self.config = config
+        if config is None:
+            self._wanted = {}
+        elif self._policy.poll_seconds >= 0:
+            self._next_poll = time.monotonic()
+        self._wake.set()
+
     def stop(self) -> None:
         """Look for no more versions; what is loaded stays loaded."""
         with self._changed:
@@ -94,38 +84,18 @@ class ModelVersions:
             self._changed.notify_all()
         self._wake.set()
 
-    def wait_until_settled(self) -> StatusError | None:
-        """Wait until a version is available (None), or the highest one has failed for good (why).
+    def route(self) -> Route:
+        """Return what requests may reach. Called with the lock held."""
+        available = frozenset(v.number for v in self._versions.values() if v.state is State.AVAILABLE)
+        return Route(available, self.config.labels if self.config else {})
 
-        Waits for ever while there is no version; returns None early after stop().
-        """
-        with self._changed:
-            while not self._stopping and self._latest() is None:
-                version = self._wanted_version()
-                if version and version.state is State.END and version.error:
-                    return version.error
-                self._changed.wait()
-            return None
-
-    @contextmanager
-    def use(self, number: int | None) -> Iterator[Servable]:
-        """Return the version of this number (None: the highest), not unloaded before the block ends.
-
-        Raises StatusError NOT_FOUND where it is not in service.
-        """
-        with self._changed:
-            version = self._latest() if number is None else self._versions.get(number)
-            if version is None or version.servable is None or version.state is not State.AVAILABLE:
-                raise servable_not_found(self.name, number)
-            version.in_flight += 1
-            servable = version.servable
-        try:
-            yield servable
-        finally:
-            with self._changed:
-                version.in_flight -= 1
-                if version.in_flight == 0:
-                    self._idle.notify_all()
+    def failures(self) -> list[tuple[int, StatusError]]:
+        """Return the wanted versions and their errors, if every one has failed for good and none is left."""
+        wanted = [self._versions.get(number) for number in self._wanted]
+        failed = [version for version in wanted if version and version.has_failed_for_good()]
+        if not failed or len(failed) < len(wanted) or self.route().versions:
+            return []
+        return [(version.number, version.error) for version in failed if version.error]
 
     def statuses(self) -> list[tuple[int, State, StatusError | None]]:
         """Return number, state and error of every version seen since the start, highest first."""
@@ -133,167 +103,186 @@ class ModelVersions:
             versions = sorted(self._versions.values(), key=lambda v: v.number, reverse=True)
             return [(version.number, version.state, version.error) for version in versions]
 
-    def _latest(self) -> Version | None:
-        available = [v for v in self._versions.values() if v.state is State.AVAILABLE]
-        return max(available, key=lambda v: v.number, default=None)
-
-    def _wanted_version(self) -> Version | None:
-        return self._versions.get(self._wanted[0]) if self._wanted else None
-
     def _watch(self) -> None:
-        next_poll = time.monotonic() if self._policy.poll_seconds >= 0 else float("inf")
         while not self._stopping:
             self._wake.clear()
             try:
-                if time.monotonic() >= next_poll:
+                if time.monotonic() >= self._next_poll:
+                    self._next_poll = time.monotonic() + (self._policy.poll_seconds or _NEVER)
                     self._poll()
-                    next_poll = time.monotonic() + (self._policy.poll_seconds or float("inf"))
-                self._pursue()
+                soonest = min(self._next_poll, self._pursue())
             except Exception:  # a disk that fails now may answer at the next poll
                 _LOG.exception("model %s: looking for versions failed", self.name)
-                next_poll = time.monotonic() + max(1, self._policy.poll_seconds)
-            self._wake.wait(self._seconds_until(next_poll))
-
-    def _seconds_until(self, next_poll: float) -> float | None:
-        """Until the next poll or the next try of a failed load; None is until something changes."""
-        moments = [next_poll]
-        version = self._wanted_version()
-        if version and version.state is State.LOADING and self._loader is None:
-            moments.append(version.retry_at)
-        soonest = min(moments)
-        return None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+                soonest = time.monotonic() + max(1, self._policy.poll_seconds)
+            self._wake.wait(None if soonest == _NEVER else max(0.0, soonest - time.monotonic()))
 
     def _poll(self) -> None:
+        config = self.config
+        if config is None:
+            return
         try:
-            found = version_directories.find(self._base_path)
+            found = version_directories.find(config.base_path)
         except OSError:
-            self._remind(f"Could not find base path {self._base_path} for servable {self.name}.")
+            self._remind(f"Could not find base path {config.base_path} for servable {self.name}.")
             return
-        if not found:
-            self._remind(
-                f"No versions of servable {self.name} found under base path {self._base_path}. "
-                f"Did you forget to name your leaf directory as a number (eg. '/1/')?"
-            )
+        wanted = config.policy.choose({number: paths[-1] for number, paths in found.items()})
+        self._remind(" ".join(_complaints(config, found, wanted)), bool(wanted))
+        if not wanted and not self._policy.unload_when_empty:
             return
-        self._complaint = ""
-        number = max(found)
-        self._wanted = (number, found[number])
+        with self._changed:
+            if self.config is config:
+                self._wanted = wanted
 
-    def _remind(self, complaint: str) -> None:
-        """Log what polls miss: when it is new, and now and then while no version is in service."""
+    def _remind(self, complaint: str, anything_wanted: bool = False) -> None:
+        """Log what polls miss: when it is new, and now and then while nothing is in service."""
         if complaint != self._complaint:
             self._complaint, self._complaint_polls = complaint, 0
-        serving = self._latest()
-        if self._complaint_polls == 0 or (not serving and self._complaint_polls % _REMINDER_EVERY_POLLS == 0):
-            stays = f" Version {serving.number} stays in service." if serving else ""
-            _LOG.warning("%s%s", complaint, stays)
+        serving = self.route().latest
+        again = serving is None and self._complaint_polls % _REMINDER_EVERY_POLLS == 0
+        if complaint and (self._complaint_polls == 0 or again):
+            keeps = serving is not None and not anything_wanted and not self._policy.unload_when_empty
+            _LOG.warning("%s%s", complaint, f" Version {serving} stays in service." if keeps else "")
         self._complaint_polls += 1
 
-    def _pursue(self) -> None:
-        """Take the next step towards serving the wanted version, and it alone."""
-        if self._wanted is None:
-            return
-        number, path = self._wanted
+    def _pursue(self) -> float:
+        """Start what there is to do now; return the moment (time.monotonic()) when there will be more."""
         with self._changed:
-            version = self._versions.setdefault(number, Version(number))
-            others = [other for other in self._versions.values() if other is not version]
-        if self._loader is None:
-            for other in others:
-                self._give_up_unwanted(other)
-        if version.state is State.AVAILABLE:
-            for other in others:
-                if other.state is State.AVAILABLE:
-                    self._unload(other)
-        elif self._loader is None and self._is_due(version, path):
-            self._loader = threading.Thread(
-                target=self._load_version, args=(version, path), name=f"load-{self.name}", daemon=True
-            )
-            self._loader.start()
+            wanted = dict(self._wanted)
+            for number in wanted:
+                self._versions.setdefault(number, Version(number))
+            for version in self._versions.values():
+                if version.number not in wanted and version.is_idle():
+                    self._give_up(version)
+            self._unload(to_unload(self._versions.values(), wanted))
+            idle = [self._versions[n] for n in sorted(wanted, reverse=True) if self._versions[n].is_idle()]
+        soonest = _NEVER
+        for version in idle:
+            due = self._due_at(version, wanted[version.number])
+            if due <= time.monotonic():
+                self._start_to_load(version, wanted[version.number])
+            else:
+                soonest = min(soonest, due)
+        return soonest
 
-    def _give_up_unwanted(self, version: Version) -> None:
+    def _give_up(self, version: Version) -> None:
         """End the tries of a version that was withdrawn; should it return, it is tried afresh."""
-        if version.state in (State.START, State.LOADING):
-            self._set(version, State.END, version.error)
-        version.tries, version.tried_files = 0, frozenset()
+        if version.state is not State.END:
+            version.state = State.END
+            self._changed.notify_all()
+        version.tries, version.tried_files = 0, version_directories.NO_FILES
 
-    def _is_due(self, version: Version, path: Path) -> bool:
-        if version.state is State.UNLOADING:
-            return False
-        if version.state is State.START or (version.state is State.END and version.error is None):
-            return True  # new, or unloaded before and back again
-        if self._has_new_files(version, path):
-            version.tries = 0
-            return True
-        return version.state is State.LOADING and time.monotonic() >= version.retry_at
-
-    def _has_new_files(self, version: Version, path: Path) -> bool:
-        """Whether the files differ from those that failed, and did not change since the last look."""
+    def _due_at(self, version: Version, path: Path) -> float:
+        """When to load it: once its files have stood still; a failed one later, unless they are new."""
+        now = time.monotonic()
         files = fingerprint(path)
-        settled, version.seen_files = files == version.seen_files, files
-        return settled and files != version.tried_files
+        if files != version.seen_files or not version.seen_at:
+            version.changing = version.seen_at > 0
+            version.seen_files, version.seen_at = files, now
+        settled_at = version.seen_at + self._policy.settle_seconds
+        if not version.changing:  # the file system may know that they have stood still for longer
+            settled_at -= max(0.0, version_directories.age(files) - (now - version.seen_at))
+        if version.error is None or files != version.tried_files:
+            return settled_at
+        return max(settled_at, version.retry_at)
 
-    def _load_version(self, version: Version, path: Path) -> None:
-        version.tried_files = fingerprint(path)
-        self._set(version, State.LOADING, version.error)
+    def _start_to_load(self, version: Version, path: Path) -> None:
+        with self._changed:
+            if version.error and version.seen_files != version.tried_files:
+                version.tries = 0
+            version.tried_files = version.seen_files
+            version.loading = True
+            self.load_attempts += 1
+            if version.tries <= self._policy.max_retries:
+                version.state = State.LOADING
+        self._workshop.loaders.submit(self._load, version, path)
+
+    def _load(self, version: Version, path: Path) -> None:
         _LOG.info("model %s version %d: loading from %s", self.name, version.number, path)
         started = time.monotonic()
         try:
-            version.servable = self._load_unchanged(version, path)
+            self._workshop.store.load(self.name, version.number, path)
+            if fingerprint(path) == version.tried_files:
+                self._loaded(version, time.monotonic() - started)
+            else:
+                self._changed_meanwhile(version)
         except Exception as error:
             self._failed(version, from_exception(error))
-        else:
-            version.tries = 0
-            self._set(version, State.AVAILABLE, None)
-            seconds = time.monotonic() - started
-            _LOG.info("model %s version %d: available (%.2f seconds)", self.name, version.number, seconds)
-        # Only now: without a loader, a version that is LOADING is one that waits for its next try.
-        self._loader = None
         self._wake.set()
 
-    def _load_unchanged(self, version: Version, path: Path) -> Servable:
-        servable = self._load(path, version.number)
-        if fingerprint(path) != version.tried_files:
-            servable.close()
-            raise StatusError(Code.ABORTED, f"{path} changed while it was being loaded")
-        return servable
+    def _loaded(self, version: Version, seconds: float) -> None:
+        with self._changed:
+            version.loading, version.error, version.tries, version.seen_at = False, None, 0, 0.0
+            version.state = State.AVAILABLE
+            if version.number in self._wanted:
+                self._workshop.publish()
+                _LOG.info("model %s version %d: available (%.2f seconds)", self.name, version.number, seconds)
+            else:
+                self._unload([version])
+            self._changed.notify_all()
+
+    def _changed_meanwhile(self, version: Version) -> None:
+        """Forget what was loaded of files that somebody was still writing; this is no failed try."""
+        self._workshop.store.unload(self.name, version.number)
+        with self._changed:
+            version.loading = False
+        _LOG.info("model %s version %d: its files changed while it was loaded", self.name, version.number)
 
     def _failed(self, version: Version, error: StatusError) -> None:
-        version.tries += 1
-        version.retry_at = time.monotonic() + self._policy.retry_interval_seconds
-        last = version.tries > self._policy.max_retries
+        with self._changed:
+            version.loading = False
+            version.fail(error, self._policy, time.monotonic())
+            self._changed.notify_all()
         _LOG.error(
             "model %s version %d: failed to load, try %d of %d: %s",
             self.name,
             version.number,
             version.tries,
-            self._policy.max_retries + 1,
+            max(version.tries, self._policy.max_retries + 1),
             error,
         )
-        self._set(version, State.END if last else State.LOADING, error)
 
-    def _unload(self, version: Version) -> None:
-        self._set(version, State.UNLOADING, None)
-        threading.Thread(
-            target=self._finish_unload, args=(version,), name=f"unload-{self.name}", daemon=True
-        ).start()
+    def _unload(self, versions: list[Version]) -> None:
+        """Take versions out of service, then free their memory. Called with the lock held."""
+        if not versions:
+            return
+        for version in versions:
+            version.state = State.UNLOADING
+        self._workshop.publish()
+        self._changed.notify_all()
+        for version in versions:
+            self._workshop.unloaders.submit(self._finish_unload, version)
 
     def _finish_unload(self, version: Version) -> None:
-        with self._lock:
-            self._idle.wait_for(lambda: version.in_flight == 0)
-            servable, version.servable = version.servable, None
-        if servable is not None:
-            servable.close()
-        self._set(version, State.END, None)
-        _LOG.info("model %s version %d: unloaded", self.name, version.number)
-
-    def _set(self, version: Version, state: State, error: StatusError | None) -> None:
+        try:
+            self._workshop.store.unload(self.name, version.number)
+        except Exception:
+            _LOG.exception("model %s version %d: unloading failed", self.name, version.number)
         with self._changed:
-            version.state, version.error = state, error
+            version.state = State.END
             self._changed.notify_all()
+        _LOG.info("model %s version %d: unloaded", self.name, version.number)
         self._wake.set()
 
 
-def servable_not_found(name: str, number: int | None) -> StatusError:
-    """Say what an inference request for a model or version that is not in service gets (core/manager.h)."""
-    which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-    return StatusError(Code.NOT_FOUND, f"Servable not found for request: {which}")
+def _complaints(
+    config: ModelConfig, found: Mapping[int, list[Path]], wanted: Mapping[int, Path]
+) -> list[str]:
+    """Return what the official server warns of at each poll, in its words."""
+    lines = [
+        f"Duplicate version directories detected. Version {number} will be loaded from {paths[-1].name}, "
+        f"{', '.join(path.name for path in paths[:-1])} will be ignored."
+        for number, paths in found.items()
+        if len(paths) > 1
+    ]
+    if isinstance(config.policy, Specific):
+        lines += [
+            f"Version {number} of servable {config.name}, which was requested to be served as a 'specific' "
+            "version in the servable's version policy, was not found in the file system"
+            for number in sorted(config.policy.numbers - wanted.keys())
+        ]
+    if not wanted:
+        lines.append(
+            f"No versions of servable {config.name} found under base path {config.base_path}. "
+            "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+        )
+    return lines

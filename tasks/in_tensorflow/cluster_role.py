@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import accelerators, cluster_training, estimators, strategies
+from tasks import tensorflow_process
 from tasks.artifacts import Examples, Run
-from tasks.canned_estimators import seen_in_training
-from tasks.cluster import Task
-from tasks.preprocessing import preprocess_of
+from tasks.estimators import accelerators, assembly, cluster_training, strategies
+from tasks.estimators.canned_estimators import seen_in_training
+from tasks.estimators.cluster import Task
+from tasks.examples.preprocessing import preprocess_of
+from tasks.examples.tf_examples import batches, training_batches
 from tasks.tensorflow_errors import explained
-from tasks.tf_examples import batches, training_batches
 
 
 def run(
@@ -22,13 +24,15 @@ def run(
 ) -> None:  # fmt: skip
     """Be a worker up to max_steps, the evaluator up to their checkpoint, or a parameter server for ever.
 
-    SIGTERM ends it at once, as it ends any process: the chief alone has something to save.
+    SIGTERM ends it at once, as it ends any process: the chief alone has something to save. The chief's end
+    is SIGKILL for it: multi_worker_mirrored takes SIGTERM for a notice of preemption, and waits for others.
     """
+    tensorflow_process.end_with_parent(signal.SIGKILL)
     task.join()
     accelerator = training.accelerator if task.type == "worker" else "cpu"
     session_config = cluster_training.filtered(accelerators.claim(accelerator), task)
     strategy = None if task.type == "evaluator" else strategies.build(training)
-    estimator = estimators.build(model, training, data, run, session_config, strategy)
+    estimator = assembly.build(model, training, data, run, session_config, strategy)
     own = cluster_training.own_order(strategies.per_replica(training, strategy), task)
     seen, preprocess = seen_in_training(model, data), preprocess_of(model, run)
     with explained(writes_to=run.model_dir):

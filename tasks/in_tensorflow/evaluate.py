@@ -1,34 +1,62 @@
-"""Program of the stage `evaluate`: metrics of one checkpoint on the whole eval split."""
+"""Program of the stage `evaluate`: metrics of one checkpoint on the eval split, and what explains them."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import accelerators, estimators
-from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
-from tasks.preprocessing import preprocess_of
+from configs.schema import Recipe
+from tasks.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run
+from tasks.estimators import accelerators
+from tasks.evaluations import answered, baselines, slices, training_curves
+from tasks.evaluations.measuring import Measure
+from tasks.reports import pictures
 from tasks.tensorflow_errors import explained
-from tasks.tf_examples import batches
+
+Progress = Callable[[Mapping[str, Any]], None]
 
 
 def run(
-    _progress: Callable[[Mapping[str, Any]], None],
-    model: ModelConfig, training: TrainingConfig, evaluation: EvaluationConfig, data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, run: Run,
+    progress: Progress, recipe: Recipe, examples: Examples, checkpoint: Checkpoint, run: Run,
+    served: tuple[int, Path] | None = None, recipe_of_served: Recipe | None = None,
 ) -> Evaluation:  # fmt: skip
-    """Return every metric that is a number; no thresholds are looked at here."""
-    session_config = accelerators.claim(training.accelerator)
-    estimator = estimators.build(model, training, data, run, session_config)
-    preprocess = preprocess_of(model, run)
-    with explained(writes_to=run.model_dir):
-        metrics = estimator.evaluate(
-            lambda: batches(examples.eval.files, data, evaluation.batch_size, preprocess),
-            checkpoint_path=str(checkpoint.prefix),
-        )
-    # NumPy's float32 is no numbers.Real to isinstance, but its .item() is.
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
-    scalars = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
-    return Evaluation(scalars, examples.eval.examples)
+    """Return every metric that is a number; no thresholds are looked at here.
+
+    `served` is the version to compare with, number and folder, and `recipe_of_served` what it was made
+    of, where that is known and is not tonight's.
+    """
+    session_config = accelerators.claim(recipe.training.accelerator)
+    tonight = Measure.of(recipe, run, session_config)
+    with explained(writes_to=run.model_dir), tempfile.TemporaryDirectory(prefix="slipway-evaluate-") as name:
+        scratch = Path(name)
+        metrics = tonight.metrics(checkpoint.prefix, examples.eval.files)
+        apart = Measure.of(recipe, run, session_config, scratch)
+        parts = slices.split(recipe, examples.eval.files, scratch / "slices")
+        by_slice = tuple(slices.measure(apart, checkpoint.prefix, parts))
+        builders = {"tonight's Estimator": lambda: apart}
+        if recipe_of_served is not None:
+            own = recipe_of_served
+            builders["its own Estimator"] = lambda: Measure.of(own, run, session_config, scratch / "own")
+        compared = parts if recipe.evaluation.by_slice.changes else []
+        before = _baseline(progress, served, builders, examples, scratch, compared)
+        drawn = _pictures(apart, checkpoint, examples, run)
+    return Evaluation(metrics, examples.eval.examples, slices=by_slice, baseline=before, pictures=drawn)
+
+
+def _baseline(
+    progress: Progress, served: tuple[int, Path] | None, builders: Mapping[str, Callable[[], Measure]],
+    examples: Examples, scratch: Path, parts: Sequence[slices.Part],
+) -> Baseline | None:  # fmt: skip
+    if served is None:
+        return None
+    version, folder = served
+    progress({"message": f"evaluating version {version}, which is served now"})
+    return baselines.measure(version, folder, builders, examples.eval.files, scratch, parts)
+
+
+def _pictures(apart: Measure, checkpoint: Checkpoint, examples: Examples, run: Run) -> tuple[Picture, ...]:
+    answers = answered.answers(apart, checkpoint.prefix, examples.eval.files)
+    trained = training_curves.read(run.model_dir)
+    return pictures.of_evaluation(run, trained, training_curves.read(run.model_dir / "eval"), answers)

@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
-from tasks import (
-    accelerators,
-    estimators,
-    extra_assets,
-    graph_exports,
-    graph_pipelines,
-    offline_answers,
-    saved_models,
-)
+from tasks.answers import offline_answers
+from tasks.answers.predictions import predict_signatures
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
-from tasks.predictions import predict_signatures
-from tasks.preprocessing import preprocess_of
-from tasks.serving_inputs import RAW, receiver_for, require_askable, takes_features
+from tasks.estimators import accelerators, assembly, graph_pipelines
+from tasks.examples.preprocessing import preprocess_of
+from tasks.examples.tf_examples import read_records, write_records
+from tasks.exports import extra_assets, graph_exports, saved_models
+from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
 from tasks.tensorflow_errors import explained
-from tasks.tf_examples import read_records, write_records
 
 
 def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
@@ -40,7 +34,7 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     `metrics` are what the evaluation found, for the manifest. Works on the CPU: so does the server whose
     answers will be compared with these.
     """
-    estimator = estimators.build(model, training, data, run, accelerators.claim("cpu"))
+    estimator = assembly.build(model, training, data, run, accelerators.claim("cpu"))
     preprocess = preprocess_of(model, run)
     receiver = receiver_for(export, data.features, run, preprocess)
     extra_assets.require(export, run.source)

@@ -11,18 +11,20 @@ from typing import Any
 from configs.features import stored_in_examples
 from configs.schema import DataConfig
 from tasks.artifacts import Examples, Run
+from tasks.data_quality import statistics
 from tasks.errors import DataError
-from tasks.example_checks import ExampleChecker
-from tasks.example_sources import Batch, csv_batches, tfrecord_batches
-from tasks.example_splits import SplitWriter
+from tasks.examples.example_checks import ExampleChecker
+from tasks.examples.example_sources import Batch, csv_batches, tfrecord_batches
+from tasks.examples.example_splits import SplitWriter
+from tasks.examples.statistics_collector import StatisticsCollector
+from tasks.examples.tf_examples import examples_spec
 from tasks.references import resolve
-from tasks.tf_examples import examples_spec
 
 SECONDS_BETWEEN_REPORTS = 1.0
 
 
 def run(progress: Callable[[Mapping[str, Any]], None], data: DataConfig, run: Run) -> Examples:
-    """Check every example and write the splits into `run.folder / "examples"`.
+    """Check every example and write the splits, and statistics of all, into `run.folder / "examples"`.
 
     Raises DataError, and then leaves no `examples` folder.
     """
@@ -35,7 +37,7 @@ def run(progress: Callable[[Mapping[str, Any]], None], data: DataConfig, run: Ru
         files = _written_by(callable_, data.ingest, run.folder / "ingested")
     else:
         files = _matching(data, run.source)
-    return _split(progress, data, files, folder, started)
+    return _split(progress, data, files, run, started)
 
 
 def _written_by(write: Callable[[Path], None], reference: str, folder: Path) -> list[Path]:
@@ -78,18 +80,21 @@ def _glob(source: Path, pattern: str) -> Iterator[Path]:
 
 def _split(
     progress: Callable[[Mapping[str, Any]], None],
-    data: DataConfig, files: list[Path], folder: Path, started: float,
+    data: DataConfig, files: list[Path], run: Run, started: float,
 ) -> Examples:  # fmt: skip
     checker = ExampleChecker(examples_spec(data))
-    with SplitWriter(folder, data.split) as writer:
+    collector = StatisticsCollector(examples_spec(data), data.gates, run.source)
+    with SplitWriter(run.folder / "examples", data.split) as writer:
         reported = time.monotonic()
         for batch in _batches(data, files):
             checker.check(batch)
             writer.add(batch.records, checker.keys(batch, data.split.by))
+            collector.add(batch.records)
             if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()
                 progress({"examples": writer.total})
         checker.check_all(files)
+        statistics.write(writer.partial / statistics.NAME, collector.statistics())
         return writer.finish(seconds=time.monotonic() - started)
 
 

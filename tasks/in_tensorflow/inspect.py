@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorflow.python.tools import inspect_checkpoint, saved_model_cli
 
 from tasks.artifacts import Inspection
-from tasks.checkpoints import damage, prefix_at
 from tasks.errors import ConfigError, ModelError
+from tasks.estimators.checkpoints import damage, prefix_at
 
 
 def run(_progress: Callable[[Mapping[str, Any]], None], path: Path, values: Sequence[str] = ()) -> Inspection:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from tensorflow.core.framework import types_pb2
 
 from configs.schema import DataConfig
+from tasks.answers.served import apis
 from tasks.artifacts import Probe, Signature
 from tasks.errors import SmokeTestFailed
-from tasks.in_tensorflow.smoke_test import apis
-from tasks.saved_models import signature
-from tasks.serving_client import Answer, ServingClient
-from tasks.tf_examples import read_records
+from tasks.examples.tf_examples import read_records
+from tasks.exports.saved_models import signature
+from tasks.servers.serving_client import Answer, ServingClient
 
 
 def run(

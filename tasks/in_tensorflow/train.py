@@ -10,28 +10,43 @@ from typing import Any
 import tensorflow as tf
 
 from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import accelerators, checkpoint_choice, checkpoints, estimators, strategies, warm_start
 from tasks.artifacts import Checkpoint, Examples, Run
-from tasks.best_checkpoints import KeepBest
-from tasks.canned_estimators import seen_in_training
-from tasks.cluster_training import Chief
 from tasks.errors import ModelError
-from tasks.preprocessing import preprocess_of
+from tasks.estimators import (
+    accelerators,
+    assembly,
+    checkpoint_choice,
+    checkpoints,
+    strategies,
+    warm_start,
+)
+from tasks.estimators.best_checkpoints import KeepBest
+from tasks.estimators.canned_estimators import seen_in_training
+from tasks.estimators.cluster import RemoteCluster
+from tasks.estimators.cluster_training import Chief
+from tasks.estimators.training_hooks import (
+    ReportEvaluation,
+    ReportProgress,
+    StopOnSigterm,
+    WarnOfRandomOps,
+)
+from tasks.examples.preprocessing import preprocess_of
+from tasks.examples.tf_examples import Position, batches, training_batches
 from tasks.tensorflow_errors import explained
-from tasks.tf_examples import Position, batches, training_batches
-from tasks.training_hooks import ReportEvaluation, ReportProgress, StopOnSigterm, WarnOfRandomOps
 
 EXIT_CODE_OF_SIGTERM = 143
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 (called by name: the recipe's parts, and where it runs)
     progress: Callable[[Mapping[str, Any]], None],
     model: ModelConfig, training: TrainingConfig, data: DataConfig, examples: Examples, run: Run,
     evaluation: EvaluationConfig | None = None, checkpoint: str | int = "latest",
+    joined: RemoteCluster | None = None,
 ) -> Checkpoint:  # fmt: skip
     """Train from the newest whole checkpoint in `run.model_dir`, if there is one, and leave a new one.
 
-    Returns the one that `checkpoint` (`export.checkpoint`) means. On SIGTERM the checkpoint of the step
+    Returns the one that `checkpoint` (`export.checkpoint`) means. `joined` is the
+    cluster across machines whose chief this is (`tasks/clusters`). On SIGTERM the checkpoint of the step
     then reached is saved, and the process exits with 143. Raises EnvironmentFault or ModelError before
     anything is on disk when there is no such accelerator or the Estimator cannot be built.
     """
@@ -41,10 +56,10 @@ def run(
     chief = Chief(training, {
         "model": model, "training": training, "data": data, "examples": examples, "run": run,
         "evaluation": evaluation,
-    }, run)  # fmt: skip
+    }, run, joined)  # fmt: skip
     session_config = chief.filtered(accelerators.claim(training.accelerator))
     strategy = strategies.build(training)
-    estimator = estimators.build(model, training, data, run, session_config, strategy)
+    estimator = assembly.build(model, training, data, run, session_config, strategy)
     reporter, stopper, tell = ReportProgress(progress, training), StopOnSigterm(), _teller(progress)
     first_step = checkpoints.settle(run.model_dir, tell)
     start = _position(training, examples, first_step)

@@ -9,12 +9,15 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from configs.schema import DataConfig, ValidationConfig
-from tasks import accelerators, comparison, offline_answers, saved_models, validation_inputs
+from tasks.answers import comparison, offline_answers, validation_inputs
+from tasks.answers.comparison import Limit, Tally
+from tasks.answers.request_inputs import request_inputs
+from tasks.answers.signature_runs import Arrays, Outcome, SignatureRun
 from tasks.artifacts import Candidate, Check, Run, Validation
 from tasks.errors import Rejected
-from tasks.request_inputs import request_inputs
-from tasks.signature_runs import Arrays, Outcome, SignatureRun
-from tasks.tf_examples import read_records
+from tasks.estimators import accelerators
+from tasks.examples.tf_examples import read_records
+from tasks.exports import saved_models
 
 _ROUNDING = 1024  # ULPs that adding up in another order can make of a sum near 0
 
@@ -43,12 +46,13 @@ def run(
             results += _of_meta_graph(tags, inputs, validation, candidate, session_config)
     asked = validation_inputs.checks(validation, candidate, run) if run is not None else []
     checks = (*(result.check for result in results), *asked)
-    problems = [result.outcome.problem for result in results if result.outcome.problem]
+    tallies = [result.outcome.tally for result in results]
+    problems = [tally.problem for tally in tallies if tally.problem]
     problems += [f"{check.name}: {check.rule}: {check.observed}" for check in asked if not check.passed]
     if problems:
         rest = f" ({len(problems)} of {len(checks)} checks failed)"
         raise Rejected(f"validation: {problems[0]}{rest}", _hint(results), checks)
-    return Validation(checks, sum(result.outcome.numbers for result in results))
+    return Validation(checks, sum(tally.numbers for tally in tallies))
 
 
 def _of_meta_graph(
@@ -72,7 +76,7 @@ def _hint(results: list[_Result]) -> str:
     """Tell rounding from a model that answers differently."""
     if all(result.check.passed for result in results):
         return "estimator.predict agrees; what the outputs were is in the folder that the check names"
-    furthest = max(result.outcome.largest_ulps for result in results)
+    furthest = max(result.outcome.tally.largest_ulps for result in results)
     if furthest <= _ROUNDING:
         return (
             f"rounding depends on the batch, by {furthest} ULPs at most: where that is acceptable, set "
@@ -104,20 +108,23 @@ def _results(
     expected = offline_answers.read(candidate.offline, asked.name)
     for size in validation.batch_sizes:
         outcome = _outcome(asked, expected, asked.examples if size == "all" else size, most)
+        if tags == saved_models.SERVE and outcome.answers:
+            offline_answers.write_in_process(candidate.offline, asked.name, size, outcome.answers)
         yield _Result(_check(name, size, outcome, most), outcome)
 
 
-def _outcome(asked: SignatureRun, expected: Any, batch_size: int, most_ulps: int) -> Outcome:
+def _outcome(asked: SignatureRun, expected: Any, batch_size: int, most: Limit) -> Outcome:
     try:
-        return asked.compare(expected, batch_size, most_ulps)
+        return asked.compare(expected, batch_size, most)
     except tf.errors.OpError as error:
-        return Outcome(
-            f"cannot be run in batches of {batch_size}: {error.message}", comparison.WORLDS_APART, 0
-        )
+        tally = Tally(most)
+        tally.largest_ulps = comparison.WORLDS_APART
+        tally.fail(f"cannot be run in batches of {batch_size}: {error.message}")
+        return Outcome(tally, {})
 
 
-def _check(signature: str, size: int | Literal["all"], outcome: Outcome, most_ulps: int) -> Check:
+def _check(signature: str, size: int | Literal["all"], outcome: Outcome, most: Limit) -> Check:
     name = f"{signature} {'all at once' if size == 'all' else f'in batches of {size}'}"
-    rule = f"within {most_ulps} ULPs of estimator.predict" if most_ulps else "equal to estimator.predict"
-    far = outcome.largest_ulps >= comparison.WORLDS_APART
-    return Check(name, rule, outcome.problem if far else outcome.largest_ulps, most_ulps, not outcome.problem)
+    tally = outcome.tally
+    observed = tally.observed if tally.largest_ulps else 0
+    return Check(name, f"{most.rule} estimator.predict", observed, most.shown, not tally.problem)

@@ -1,0 +1,66 @@
+"""What one run may be told in place of its YAML: the form in the Prefect UI, and `--set`.
+
+Key path to value. The paths that are asked for most have the types, limits and descriptions of the schema,
+so that the form refuses a wrong value; any other path may be added, and is checked when the run begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
+
+from configs.schema import PipelineConfig
+
+OFFERED = (
+    "training.max_steps", "training.batch_size", "training.seed", "training.stall_timeout_seconds",
+    "evaluation.batch_size", "export.keep_versions", "deployment.target", "deployment.load_timeout_seconds",
+)  # fmt: skip
+"""None of them may be null in the YAML: null is what the form sends for a field that is left empty."""
+_FORCED = {"evaluation.gate": "reported"}
+
+
+def _field(path: str) -> FieldInfo:
+    """Return the schema's field at a key path."""
+    model: Any = PipelineConfig
+    *parents, last = path.split(".")
+    for parent in parents:
+        model = model.model_fields[parent].annotation
+    found: FieldInfo = model.model_fields[last]
+    return found
+
+
+def _optional(position: int, path: str) -> tuple[Any, Any]:
+    field = _field(path)
+    typed: Any = (field.annotation, *field.metadata)
+    limited: Any = Annotated[typed] if field.metadata else field.annotation
+    said = f"In place of the YAML's {path}. {field.description or ''}"
+    shown = Field(None, alias=path, title=path, description=said, json_schema_extra={"position": position})
+    return limited | None, shown
+
+
+if TYPE_CHECKING:
+    Overrides = Mapping[str, Any]
+else:
+    Overrides = create_model(
+        "Overrides",
+        __config__=ConfigDict(extra="allow", populate_by_name=False, title="Overrides"),
+        **{path.replace(".", "__"): _optional(at, path) for at, path in enumerate(OFFERED)},
+    )
+
+
+def given(overrides: Mapping[str, Any] | BaseModel | None, *, force: bool = False) -> dict[str, Any]:
+    """Return key path to value, as `load_pipeline` takes it; a field that the form left empty is not given.
+
+    With `force` the gate on metrics is passed over: missed thresholds are told, and reject nothing.
+    """
+    told = _filled(overrides) if isinstance(overrides, BaseModel) else dict(overrides or {})
+    return {**told, **_FORCED} if force else told
+
+
+def _filled(form: BaseModel) -> dict[str, Any]:
+    """Return what was filled in: the form in the UI sends null for every field that was not."""
+    told = form.model_dump(by_alias=True)
+    return {path: value for path, value in told.items() if value is not None or path not in OFFERED}

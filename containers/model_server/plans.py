@@ -1,0 +1,155 @@
+"""What a servable's signature takes to be asked quickly: prepared once, used by each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import model_pb2
+
+from model_server import examples, predict, quick_answers
+from model_server.quick_answers import Writer
+from model_server.servable import Servable
+from model_server.status import StatusError
+from model_server.tensors import Array
+from model_server.tf_session import Endpoints
+from model_server.tf_tensors import Strings
+
+_RUNS_TO_KNOW = 3
+_QUICK_SECONDS = 0.004
+_SLOW_SECONDS = 0.25
+_FORGETTING = 1.1  # a run
+
+
+@dataclass(eq=False)
+class Plan:
+    """A signature under one method, whose rows stand for themselves: batches of requests may share a run."""
+
+    method: str
+    model: str
+    servable: Servable
+    signature: str
+    feeds: Endpoints
+    fetches: Endpoints
+    aliases: tuple[str, ...]
+    parsed_only: tuple[bool, ...]
+    write: Writer
+    model_spec: bytes
+    waiting: list[Any] = field(default_factory=list)
+    running: int = 0
+    runs: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether runs take so little time that the thread which reads requests can do them itself."""
+        return self.runs >= _RUNS_TO_KNOW and self.seconds < _QUICK_SECONDS
+
+    def took(self, seconds: float) -> None:
+        """Learn what a run took: the least of late is what it needs, the rest is the machine's noise."""
+        self.runs += 1
+        slow = seconds > _SLOW_SECONDS and self.runs > _RUNS_TO_KNOW
+        known = self.seconds * _FORGETTING
+        self.seconds = seconds if slow or not known else min(seconds, known)
+
+    def values(self, inputs: Mapping[str, Array | Strings]) -> list[Array | Strings] | None:
+        """Return what to feed, in order; None where the aliases are not those of the signature."""
+        if len(inputs) != len(self.aliases):
+            return None
+        values = []
+        for alias, parsed_only in zip(self.aliases, self.parsed_only, strict=True):
+            value = inputs.get(alias)
+            if value is None:
+                return None
+            values.append(value if parsed_only or not isinstance(value, Strings) else _array(value))
+        return values
+
+
+def prepare(
+    method: str,
+    servable: Servable,
+    spec: model_pb2.ModelSpec,
+    output_filter: Sequence[str],
+    check_method_name: bool,
+) -> Plan | None:
+    """Return the plan of a signature; None where it has to be asked in the ordinary way, alone."""
+    key = spec.signature_name or predict.DEFAULT_SIGNATURE
+    signature = servable.signatures.get(key)
+    if servable.batched or signature is None or not _is_batch_major(signature):
+        return None
+    try:
+        found = _PREPARATIONS[method](signature, output_filter, check_method_name)
+        if found is None:
+            return None
+        inputs, outputs, write = found
+        session = servable.session
+        answered = model_pb2.ModelSpec()
+        predict.fill_model_spec(answered, spec, key, servable)
+        return Plan(
+            method,
+            spec.name,
+            servable,
+            key,
+            session.endpoints([name for _, name in inputs]),
+            session.endpoints(outputs),
+            tuple(alias for alias, _ in inputs),
+            tuple(session.is_only_parsed(name) for _, name in inputs),
+            write,
+            answered.SerializeToString(),
+        )
+    except StatusError:
+        return None
+
+
+Parts = tuple[list[tuple[str, str]], list[str], Writer]
+
+
+def _classify(
+    signature: meta_graph_pb2.SignatureDef, _: Sequence[str], check_method_name: bool
+) -> Parts | None:
+    question = examples.classify_question(signature, check_method_name)
+    write = quick_answers.labels_of(question.outputs)
+    return ([("inputs", question.feed)], list(question.outputs.values()), write) if write else None
+
+
+def _regress(
+    signature: meta_graph_pb2.SignatureDef, _: Sequence[str], check_method_name: bool
+) -> Parts | None:
+    question = examples.regress_question(signature, check_method_name)
+    outputs = list(question.outputs.values())
+    return [("inputs", question.feed)], outputs, quick_answers.write_regressions
+
+
+def _predict(
+    signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str], check_method_name: bool
+) -> Parts | None:
+    if check_method_name:
+        predict.check_method_name_of(signature)
+    aliases = predict.output_aliases(signature, output_filter)
+    inputs = [(alias, info.name) for alias, info in signature.inputs.items()]
+    outputs = [signature.outputs[alias].name for alias in aliases]
+    return inputs, outputs, quick_answers.predictions(aliases)
+
+
+_PREPARATIONS: dict[str, Callable[..., Parts | None]] = {
+    "Predict": _predict,
+    "Classify": _classify,
+    "Regress": _regress,
+}
+
+
+def _is_batch_major(signature: meta_graph_pb2.SignatureDef) -> bool:
+    """Whether all inputs and outputs have a first dimension of unknown size: one row for each question."""
+    shapes = [info.tensor_shape for side in (signature.inputs, signature.outputs) for info in side.values()]
+    return bool(signature.inputs) and all(
+        not shape.unknown_rank and shape.dim and shape.dim[0].size < 0 for shape in shapes
+    )
+
+
+def _array(strings: Strings) -> Array:
+    array = np.empty(len(strings.values), np.object_)
+    array[:] = strings.values
+    return array

@@ -1,0 +1,154 @@
+"""`slipway status` without a pipeline: every one that left something here, a line each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from configs.errors import ConfigError
+from configs.home import home, servers_folder
+from configs.loading import load_pipeline
+from configs.ui_address import ui_api
+from tasks.runs import run_folders
+from tasks.servers import model_servers, model_status, server_records
+
+_SECONDS_FOR_PREFECT = 3.0
+_MOST_SCHEDULED = 200
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The next runs, as far as a Prefect server says."""
+
+    known: bool
+    """Whether a server answered."""
+    next_run: Mapping[str, datetime]
+    """Name of a pipeline to when its next run is due."""
+
+
+def show(console: Console) -> int:
+    """Print what serves, since when, the last verdict and the next run of every pipeline."""
+    names = sorted(_names())
+    if not names:
+        console.print(f"no pipeline has been run yet in {escape(str(home()))}: slipway run PIPELINE")
+        return 0
+    schedule = scheduled()
+    table = Table(show_edge=False, pad_edge=False, header_style="dim")
+    for column in ("pipeline", "serving", "since", "last verdict", "next run"):
+        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_row(name, *_serving(name), _verdict(name), _next_run(name, schedule))
+    console.print(table)
+    if not schedule.known:
+        console.print(
+            "[dim]no Prefect server answers: next runs are not known (slipway ui, PREFECT_API_URL)[/]"
+        )
+    return 0
+
+
+def _names() -> set[str]:
+    """Return the pipelines that were run here, or whose server was started here."""
+    runs = {folder.name for folder in (home() / "runs").glob("*") if folder.is_dir()}
+    return runs | {file.stem for file in servers_folder().glob("[a-z0-9]*.json") if "." not in file.stem}
+
+
+def _serving(name: str) -> tuple[str, str]:
+    record = server_records.read(name)
+    if record is None or not record.handle:
+        return "nothing", ""
+    if not model_servers.is_alive(record):
+        return f"[red]nothing[/]: {record.describe()} is gone", ""
+    live = model_status.live_version(record.rest, name)
+    version = f"[bold green]{live}[/]" if live is not None else "[yellow]no version yet[/]"
+    return f"{version} at {record.grpc}", _when(datetime.fromisoformat(record.started_at))
+
+
+def _verdict(name: str) -> str:
+    if (under_way := run_folders.run_under_way(name)) is not None:
+        return f"[cyan]under way[/]: {escape(under_way)}"
+    verdict = run_folders.last_verdict(name)
+    if verdict is None:
+        return "none: no run has ended"
+    color = {**dict.fromkeys(("deployed", "trained", "checked", "skipped"), "green"), "rejected": "yellow"}
+    outcome = str(verdict["outcome"])
+    return f"[{color.get(outcome, 'red')}]{outcome.replace('_', ' ')}[/] ({verdict['run_id'] or 'no run'})"
+
+
+def _next_run(name: str, schedule: Schedule) -> str:
+    if not schedule.known:
+        return "?"
+    due = schedule.next_run.get(name)
+    return "none" if due is None else _when(due)
+
+
+def _when(instant: datetime) -> str:
+    return f"{instant.astimezone():%Y-%m-%d %H:%M}"
+
+
+def scheduled() -> Schedule:
+    """Ask the Prefect server for the next runs; within seconds it has answered, or is taken for absent."""
+    api = os.environ.get("PREFECT_API_URL") or ui_api()
+    if not api:
+        return Schedule(False, {})
+    try:
+        with httpx.Client(
+            base_url=api, timeout=_SECONDS_FOR_PREFECT, trust_env=False, auth=_auth()
+        ) as client:
+            return Schedule(True, dict(_next_runs(client)))
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return Schedule(False, {})
+
+
+def _auth() -> tuple[str, str] | None:
+    user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    return (user, password) if colon else None
+
+
+def _next_runs(client: httpx.Client) -> Iterator[tuple[str, datetime]]:
+    names = {each["id"]: name for each in _post(client, "deployments", {}) if (name := _pipeline(each))}
+    wanted = {
+        "sort": "EXPECTED_START_TIME_DESC",  # the soonest last: it is the one that a dict keeps
+        "limit": _MOST_SCHEDULED,
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "deployment_id": {"any_": list(names)},
+            "expected_start_time": {"after_": datetime.now(timezone.utc).isoformat()},
+        },
+    }
+    for run in _post(client, "flow_runs", wanted) if names else []:
+        due = datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00"))
+        yield names[run["deployment_id"]], due
+
+
+def _post(client: httpx.Client, what: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    answer = client.post(f"{what}/filter", json=body)
+    answer.raise_for_status()
+    return list(answer.json())
+
+
+def _pipeline(deployment: Mapping[str, Any]) -> str | None:
+    """Return the name of the pipeline that a deployment runs: by its YAML where it is here, else its path."""
+    path = (deployment.get("parameters") or {}).get("pipeline")
+    if not isinstance(path, str):
+        return None
+    folders = [
+        step.get("directory")
+        for entry in deployment.get("pull_steps") or []
+        for step in entry.values()
+        if isinstance(step, Mapping)
+    ]
+    for folder in (*filter(None, folders), "."):
+        try:
+            return load_pipeline(Path(folder) / path).config.name
+        except ConfigError:
+            continue
+    return Path(path).stem

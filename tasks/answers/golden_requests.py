@@ -1,0 +1,118 @@
+"""Golden requests: recorded once, without what is private, and replayed against every candidate.
+
+A file of them is a TFRecord of PredictionLogs without answers, which is what a warmup file is too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from tasks.answers import comparison
+from tasks.answers.comparison import Limit, Tally
+from tasks.artifacts import Candidate, Check
+from tasks.errors import DataError, SmokeTestFailed
+from tasks.servers.serving_client import Answer, ServingClient
+
+Log = Any
+"""A prediction_log_pb2.PredictionLog."""
+_KINDS = ("predict_log", "classify_log", "regress_log")
+
+
+def read(file: Path) -> list[Log]:
+    """Return the PredictionLogs in a file. Raises DataError."""
+    try:
+        records = [record.numpy() for record in tf.data.TFRecordDataset([str(file)])]
+        return [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
+    except (tf.errors.OpError, ValueError) as error:
+        raise DataError(f"{file} is not a TFRecord of PredictionLogs: {error}") from None
+
+
+def request(log: Log) -> Any:
+    """Return the request of a log; None of one that is not Predict, Classify or Regress."""
+    kind = log.WhichOneof("log_type")
+    return getattr(log, kind).request if kind in _KINDS else None
+
+
+def of_examples(candidate: Candidate, records: Sequence[bytes], requests: int) -> Iterator[Log]:
+    """Yield requests about one example each, by every API of every parsing signature in turn."""
+    parsing = [each for each in candidate.signatures if each.receiver == "parsing"]
+    apis = [
+        (each, kind) for each in parsing for kind in _KINDS if kind in ("predict_log", f"{each.method}_log")
+    ]
+    if not apis or not records:
+        raise DataError("no signature takes serialized tf.Examples", "record from a request log: --from FILE")
+    for index in range(requests):
+        (signature, kind), record = apis[index % len(apis)], records[index % len(records)]
+        log = prediction_log_pb2.PredictionLog()
+        asked = getattr(log, kind).request
+        asked.model_spec.signature_name = signature.name
+        if kind == "predict_log":
+            (alias,) = signature.inputs
+            asked.inputs[alias].CopyFrom(tf.make_tensor_proto([record]))
+        else:
+            asked.input.example_list.examples.add().ParseFromString(record)
+        yield log
+
+
+def replayed(logs: Sequence[Log], client: ServingClient, candidate: Candidate, most: Limit) -> Check:
+    """Ask the server each of them, and the candidate in a session here; say whether they answer alike."""
+    tally = Tally(most)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(candidate.path))
+        for index, log in enumerate(logs):
+            try:
+                served = _served(request(log), client)
+                expected = _in_process(session, graph.signature_def, request(log))
+            except (SmokeTestFailed, tf.errors.OpError, KeyError, ValueError) as error:
+                tally.fail(f"request {index}: {getattr(error, 'message', error)}")
+                continue
+            _compare(tally, index, served.outputs, expected)
+    rule = f"{len(logs)} are answered, finite, {most.rule} the export in process"
+    return Check("golden requests", rule, tally.observed, most.shown, not tally.problem)
+
+
+def _served(asked: Any, client: ServingClient) -> Answer:
+    signature = asked.model_spec.signature_name
+    if isinstance(asked, predict_pb2.PredictRequest):
+        inputs = {name: tf.make_ndarray(proto) for name, proto in asked.inputs.items()}
+        return client.predict(signature, inputs)
+    ask = client.classify if "Classification" in type(asked).__name__ else client.regress
+    return ask(signature, _serialized(asked.input))
+
+
+def _in_process(session: Any, definitions: Mapping[str, Any], asked: Any) -> dict[str, Any]:
+    definition = definitions[asked.model_spec.signature_name or "serving_default"]
+    if isinstance(asked, predict_pb2.PredictRequest):
+        inputs = {name: tf.make_ndarray(proto) for name, proto in asked.inputs.items()}
+    else:
+        (alias,) = definition.inputs
+        inputs = {alias: np.array(_serialized(asked.input), dtype=object)}
+    feed = {definition.inputs[alias].name: array for alias, array in inputs.items()}
+    fetches = {alias: info.name for alias, info in definition.outputs.items()}
+    return dict(session.run(fetches, feed))
+
+
+def _serialized(given: Any) -> list[bytes]:
+    """Return the tf.Examples as they are fed to the graph: a context is part of each."""
+    if given.WhichOneof("kind") != "example_list_with_context":
+        return [each.SerializeToString() for each in given.example_list.examples]
+    context = given.example_list_with_context.context.SerializeToString()
+    return [context + each.SerializeToString() for each in given.example_list_with_context.examples]
+
+
+def _compare(tally: Tally, index: int, served: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for alias, answer in expected.items():
+        wanted, found = np.asarray(answer), served.get(alias)
+        if found is None:
+            tally.fail(f"request {index}: {alias} is not answered")
+            continue
+        same = found.reshape(wanted.shape) if found.size == wanted.size else found
+        compared = comparison.not_finite(same) or comparison.compare(wanted, same, tally.limit)
+        tally.take(replace(compared, example=None), f"request {index}, output {alias!r}", 0)

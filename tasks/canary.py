@@ -1,0 +1,194 @@
+"""Stage 6, canary: the candidate answers in a server that no client knows, before anything is published."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from configs.schema import DataConfig, DeploymentConfig, GoldenConfig, SmokeTestConfig
+from tasks import model_versions, tensorflow_process
+from tasks.artifacts import Canary, Candidate, Check, Endpoint, Latencies, Run, ServingTarget
+from tasks.errors import DeployFailed, Rejected
+from tasks.servers import (
+    lone_servers,
+    model_servers,
+    rollouts,
+    served_versions,
+    server_process,
+    server_records,
+)
+from tasks.servers.model_servers import Deadline
+from tasks.servers.server_records import ServerRecord
+from tasks.stages import report, stage
+
+_NUMBER = 1
+"""Version that the candidate is in its own server."""
+_STAMPED = 2
+"""And with the golden requests as its warmup."""
+_WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+_LOG = "canary-server"
+_LAST_BREATH_SECONDS = 1.0
+
+
+@stage("canary", run_name="ask the canary of {run.pipeline}", resumable=True)
+def canary(
+    deployment: DeploymentConfig, smoke_test: SmokeTestConfig, data: DataConfig,
+    candidate: Candidate, target: ServingTarget, golden: GoldenConfig, run: Run,
+) -> Canary:  # fmt: skip
+    """Prove that the candidate loads and answers in a server as it will be served in, which is then stopped.
+
+    Same program, same flags, loopback ports and a base path of its own. Raises Rejected, with all checks,
+    where it does not load, answers otherwise than offline, the server does not survive it, or it is too
+    slow beside the version that serves.
+    """
+    if not deployment.canary:
+        return Canary(skipped="left out (deployment.canary: false): it is first asked when it is published")
+    if not candidate.path.is_dir():  # by a run that this one goes on with
+        return Canary(skipped="the candidate is published already")
+    deadline = Deadline.after(deployment.load_timeout_seconds)
+    with model_versions.lent_to_canary(run.model_base_path, run.run_id) as base:
+        model_versions.lend(candidate.path, base, _NUMBER)
+        with lone_servers.started(_planned(target, base, run), "canary") as server:
+            _see_it_load(server, deadline, run)
+            requests = run.source / golden.file.expanduser()
+            recorded = requests if requests.is_file() else None
+            proof = _asked(server, candidate, smoke_test, data, recorded, run)
+            if recorded is not None:
+                proof = _warmed_up(proof, recorded, candidate, server, deployment.load_timeout_seconds, run)
+            if deployment.latency_of_canary is None:
+                return proof
+            return _no_slower(proof, server, deployment, smoke_test, data, candidate, run)
+
+
+def _planned(target: ServingTarget, base: Path, run: Run) -> ServerRecord:
+    """Return the server as it will be served in; for one that somebody else runs, our own as a process."""
+    planned = replace(model_servers.planned(target, run), model_base_path=str(base))
+    if target.kind != "external":
+        return planned
+    ours = server_process.OWN_PROGRAM
+    return replace(planned, target="process", program=ours, host=server_records.LOOPBACK, flags=())
+
+
+def _see_it_load(server: ServerRecord, deadline: Deadline, run: Run) -> None:
+    try:
+        model_servers.wait_until_live(server, _NUMBER, deadline, run.log(_LOG))
+    except DeployFailed as error:
+        check = Check("canary load", "is AVAILABLE in a server of its own", error.message, None, passed=False)
+        message = f"the candidate is not served in a server of its own: {error.message}"
+        raise Rejected(message, error.hint, (check,)) from None
+
+
+def _endpoint(server: ServerRecord) -> Endpoint:
+    return rollouts.endpoint(server, _NUMBER, started=True)
+
+
+def _asked(
+    server: ServerRecord, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig,
+    golden: Path | None, run: Run,
+) -> Canary:  # fmt: skip
+    try:
+        proof = tensorflow_process.run(
+            "canary", Canary, log=run.log("canary"), on_progress=report,
+            arguments={
+                "endpoint": _endpoint(server),
+                "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden,
+            },
+        )  # fmt: skip
+    except Rejected as error:
+        raise _explained(error, server, run) from None
+    if not model_servers.is_alive(server):
+        raise _explained(Rejected("after its last answer", "", proof.checks), server, run)
+    return replace(proof, checks=(*proof.checks, _survival(alive=True)))
+
+
+def _explained(error: Rejected, server: ServerRecord, run: Run) -> Rejected:
+    """Return the error with whether the server survived; if not, with the last lines of its log."""
+    if not _dies(server):
+        return Rejected(error.message, error.hint, (*error.checks, _survival(alive=True)))
+    died = model_servers.failed(server, f"died of what it was asked: {error.message}", run.log(_LOG))
+    return Rejected(died.message, died.hint, (*error.checks, _survival(alive=False)))
+
+
+def _dies(server: ServerRecord) -> bool:
+    """Say whether the server is gone, or about to be: its client may know before the system does."""
+    ends = time.monotonic() + _LAST_BREATH_SECONDS
+    while model_servers.is_alive(server):
+        if time.monotonic() >= ends:
+            return False
+        time.sleep(_LAST_BREATH_SECONDS / 10)
+    return True
+
+
+def _warmed_up(
+    proof: Canary, golden: Path, candidate: Candidate, server: ServerRecord, seconds: float, run: Run
+) -> Canary:
+    """Have the golden requests be the candidate's warmup, and see the server load it so.
+
+    A warmup file of the user's own (export.assets_extra) stays.
+    """
+    warmup = candidate.path / _WARMUP
+    name, rule = "canary warmup", "loads again with the golden requests as its warmup"
+    if warmup.is_file() and warmup.read_bytes() != golden.read_bytes():
+        own = Check(name, rule, "it has a warmup file of its own: export.assets_extra", None, passed=True)
+        return replace(proof, checks=(*proof.checks, own))
+    with model_versions.faults_named(run.model_base_path):
+        warmup.parent.mkdir(exist_ok=True)
+        shutil.copyfile(golden, warmup)
+    model_versions.lend(candidate.path, Path(server.model_base_path), _STAMPED)
+    try:
+        model_servers.wait_until_live(server, _STAMPED, Deadline.after(seconds), run.log(_LOG))
+    except DeployFailed as error:
+        missed = Check(name, rule, error.message, None, passed=False)
+        raise Rejected(f"{name}: {error.message}", error.hint, (*proof.checks, missed)) from None
+    return replace(proof, checks=(*proof.checks, Check(name, rule, "it does", None, passed=True)))
+
+
+def _no_slower(
+    proof: Canary, asked: ServerRecord, deployment: DeploymentConfig, smoke_test: SmokeTestConfig,
+    data: DataConfig, candidate: Candidate, run: Run,
+) -> Canary:  # fmt: skip
+    """Compare the candidate's latencies with those of the version that serves, in a server like its own.
+
+    Where there is none, or it cannot be asked there, that is told, and rejects nothing.
+    """
+    before = served_versions.served(run)
+    if before is None:
+        return _with_latencies(proof, (_not_compared("nothing is served to compare it with"),))
+    with model_versions.lent_to_canary(run.model_base_path, f"{run.run_id}-baseline") as base:
+        number, folder = before
+        model_versions.lend(folder, base, _NUMBER)
+        deadline = Deadline.after(deployment.load_timeout_seconds)
+        with lone_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
+            try:
+                model_servers.wait_until_live(server, _NUMBER, deadline, run.log("baseline-server"))
+            except DeployFailed as error:
+                return _with_latencies(proof, (_not_compared(f"version {number}: {error.message}"),))
+            found = tensorflow_process.run(
+                "latencies", Latencies, log=run.log("latencies"), on_progress=report,
+                arguments={
+                    "endpoint": _endpoint(asked), "baseline": _endpoint(server), "number": number,
+                    "candidate": candidate, "limits": deployment.latency_of_canary,
+                    "smoke_test": smoke_test, "data": data,
+                },
+            )  # fmt: skip
+    return _with_latencies(proof, found.checks)
+
+
+def _not_compared(why: str) -> Check:
+    return Check("canary latency", "is compared with what serves", why, None, passed=True)
+
+
+def _with_latencies(proof: Canary, checks: tuple[Check, ...]) -> Canary:
+    """Raise Rejected where a limit is missed."""
+    told = replace(proof, checks=(*proof.checks, *checks))
+    for check in checks:
+        if not check.passed:
+            message = f"{check.name} {check.rule}: observed {check.observed}, limit {check.limit}"
+            raise Rejected(message, "nothing was published", told.checks)
+    return told
+
+
+def _survival(*, alive: bool) -> Check:
+    return Check("canary server", "still runs", "it runs" if alive else "it died", None, alive)

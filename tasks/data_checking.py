@@ -1,0 +1,74 @@
+"""Between ingest and train, check-data: tonight's examples against `data.gates`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.data_gates import DataGates
+from tasks import thresholds
+from tasks.artifacts import DataReview, Examples, Run
+from tasks.data_quality import checks, statistics
+from tasks.data_quality.checks import Before
+from tasks.errors import DataError
+from tasks.exports import extra_assets
+from tasks.servers import served_versions
+from tasks.stages import stage
+
+_CONFIG = "config.yaml"
+_HINT = "nothing was trained; look at tonight's data, or say data.gates.missed: report to be told only"
+
+
+@stage("check-data", run_name="check the data of {run.pipeline}", resumable=True)
+def check_data(gates: DataGates, examples: Examples, run: Run) -> DataReview:
+    """Hold the examples against every limit, and against those that the served version was made of.
+
+    Raises Rejected with all checks where one is missed and `gates.missed` is reject; DataError where
+    ingest left no statistics.
+    """
+    file = statistics.in_examples(run.folder)
+    tonight = statistics.read(file)
+    if tonight is None:
+        raise DataError(f"{file} is not there, or not what ingest writes", "start a new run")
+    served = served_versions.served(run)
+    if served is not None and extra_assets.read_manifest(served[1]).get("run_id") == run.run_id:
+        served = None  # this run published it, was killed, and goes on
+    found = checks.check(tonight, gates, _before(served))
+    if gates.missed == "reject":
+        thresholds.refuse_failed(found, "data", _HINT)
+    return DataReview(found, _needless(gates, examples, run, served))
+
+
+def _before(served: tuple[int, Path] | None) -> Before | None:
+    if served is None:
+        return None
+    number, folder = served
+    return Before(number, statistics.read(extra_assets.private_folder_in(folder) / statistics.NAME))
+
+
+def _needless(gates: DataGates, examples: Examples, run: Run, served: tuple[int, Path] | None) -> str:
+    """Say why there is nothing to train; "" where there is, or the pipeline trains all the same."""
+    if served is None or gates.unchanged == "train":
+        return ""
+    number, folder = served
+    manifest = extra_assets.read_manifest(folder)
+    same_data = manifest.get("data_sha256") == examples.digest
+    same_code = manifest.get("code_sha256") == extra_assets.code_digest(run.source)
+    then, now = (_made_by(each / _CONFIG) for each in (extra_assets.private_folder_in(folder), run.folder))
+    if not (same_data and same_code and now and then == now):
+        return ""
+    return (
+        f"examples, configuration and code are those of version {number}, which is served: nothing to train"
+    )
+
+
+def _made_by(config: Path) -> dict[str, Any]:
+    """Return what of a resolved configuration makes a model; {} where it is not there."""
+    try:
+        told = yaml.safe_load(config.read_text())
+        data = {key: value for key, value in told["data"].items() if key != "gates"}
+        return {"data": data, **{name: told[name] for name in ("model", "training", "export")}}
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return {}

@@ -1,0 +1,158 @@
+"""What a deploy is about to do, on disk before it does it: `$SLIPWAY_HOME/runs/<pipeline>/deploy.json`.
+
+    prepared ─▶ published ─▶ loaded ─▶ smoke-tested ─▶ committed
+        └───────────┴───────────┴─▶ undoing ─▶ undone
+
+A state is synced before the step after it begins, so that whoever finds the file knows what may have been
+done since. The file is there while a deploy is not over. Its conclusion is filed in the run's folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from configs.home import runs_folder
+from tasks import durable_files
+from tasks.artifacts import Run
+from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.servers.server_records import ServerRecord
+
+State = Literal["prepared", "published", "loaded", "smoke-tested", "committed", "undoing", "undone"]
+
+_NAME = "deploy.json"
+_log = logging.getLogger(__name__)
+
+
+class JournalUnreadable(Exception):
+    """The file is there and does not say what was under way. Nobody but a disk or a hand makes it so."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A deploy, or a rollback, that is under way."""
+
+    pipeline: str
+    run_id: str
+    model_base_path: Path
+    state: State
+    """`prepared`: nothing is published, or the rename is done and not noted yet. `published`: the server
+    may load it. `loaded`: it is AVAILABLE. `smoke-tested`: its answers are proven. `undoing`: the versions
+    are to be withdrawn."""
+    previous: int | None
+    """The version that answered before, and answers again once this is undone; None where there was none."""
+    versions: tuple[int, ...] = ()
+    """What was published, or what a rollback withdraws; the lowest first."""
+    server: ServerRecord | None = None
+    """The server that is to answer, not started yet; None where any that runs will do."""
+    reason: str = ""
+    """Why it is undone."""
+    at: str = ""
+    """When this state was written: ISO 8601, UTC."""
+
+
+def file(pipeline: str) -> Path:
+    """Return where the journal of the deploy that is under way lies."""
+    return runs_folder(pipeline) / _NAME
+
+
+def filed(pipeline: str, run_id: str) -> Path:
+    """Return where a run's concluded deploy is filed."""
+    return runs_folder(pipeline) / run_id / _NAME
+
+
+def read(pipeline: str) -> Journal | None:
+    """Return the deploy that is not over; None where there is none. Raises JournalUnreadable."""
+    return _read(file(pipeline))
+
+
+def conclusion(pipeline: str, run_id: str) -> State | None:
+    """Return what a run's deploy came to; None where it came to nothing, or that cannot be read."""
+    try:
+        journal = _read(filed(pipeline, run_id))
+    except JournalUnreadable:
+        return None
+    return journal.state if journal else None
+
+
+def _read(path: Path) -> Journal | None:
+    try:
+        return TypeAdapter(Journal).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise JournalUnreadable(f"{path}: {error.errors()[0]['msg']}") from None
+    except OSError as error:
+        raise JournalUnreadable(f"{path}: {error.strerror}") from None
+
+
+def write(journal: Journal) -> Journal:
+    """Have the journal on disk when this returns. Raises EnvironmentFault."""
+    stamped = replace(journal, at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+    _write(file(journal.pipeline), stamped)
+    return stamped
+
+
+def _write(path: Path, journal: Journal) -> None:
+    try:
+        durable_files.write(path, to_json(journal, indent=2) + b"\n")
+    except OSError as error:
+        message = f"the deploy journal {path} cannot be written: {error.strerror}"
+        raise EnvironmentFault(message, "free some space, or set SLIPWAY_HOME to another folder") from None
+
+
+def note(run: Run, state: State, **changes: Any) -> None:
+    """Note that the run's deploy has come as far as `state`; nothing where a stage is run alone."""
+    journal = of_run(run)
+    if journal is not None:
+        write(replace(journal, state=state, **changes))
+
+
+def of_run(run: Run) -> Journal | None:
+    """Return the deploy that is under way, if it is the run's."""
+    journal = read(run.pipeline)
+    return journal if journal is not None and journal.run_id == run.run_id else None
+
+
+def conclude(journal: Journal, state: Literal["committed", "undone"]) -> None:
+    """File what the deploy came to in its run's folder, and have none under way."""
+    ended = replace(journal, state=state, at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+    _write(filed(journal.pipeline, journal.run_id), ended)
+    discard(journal.pipeline)
+
+
+def discard(pipeline: str) -> None:
+    """Have no deploy under way."""
+    file(pipeline).unlink(missing_ok=True)
+    durable_files.sync(runs_folder(pipeline))
+
+
+@contextmanager
+def held(pipeline: str, timeout_seconds: float) -> Iterator[None]:
+    """Hold the lock under which what is served changes; the operating system frees it from the dead.
+
+    Waits for `timeout_seconds` at most: a deploy or a rollback holds it for seconds, training does not.
+    Raises AlreadyRunning, EnvironmentFault.
+    """
+    folder = runs_folder(pipeline)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".deploy.lock", timeout=timeout_seconds)
+        lock.acquire()
+    except Timeout:
+        message = f"another process is deploying {pipeline}, or rolling it back"
+        raise AlreadyRunning(message, "wait for it to end, or stop it") from None
+    except OSError as error:
+        message = f"{folder} is not writable: {error.strerror}"
+        raise EnvironmentFault(message, "set SLIPWAY_HOME to a folder that is") from None
+    with lock:
+        yield

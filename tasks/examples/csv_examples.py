@@ -1,0 +1,125 @@
+"""CSV rows as tf.Examples: the column of a feature's name holds its values, separated by `;`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.features import FeatureSpec, FeatureSpecs
+from tasks.errors import DataError
+from tasks.examples.tf_examples import serialize
+
+SEPARATOR = ";"
+INT64 = range(-(2**63), 2**63)
+
+
+class CsvConverter:
+    """Turns rows of one CSV file into serialized tf.Examples.
+
+    A cell of a scalar feature is one value; of any other, values separated by `;`. An empty cell is a
+    missing feature: its default, or no values, or an error. Columns that name no feature are ignored.
+    """
+
+    def __init__(self, file: Path, header: Sequence[str], specs: FeatureSpecs) -> None:
+        self._file, self._header, self._specs = file, [name.strip() for name in header], specs
+        self._refuse_bad_header()
+        self._columns = [(self._header.index(name), name) for name in specs if name in self._header]
+
+    def _refuse_bad_header(self) -> None:
+        if not self._header:
+            raise DataError(f"{self._file}: empty: expected a header line with the names of the columns")
+        for name in self._specs:
+            if self._header.count(name) > 1:
+                raise DataError(f"{self._file}:1: column {name!r} is there {self._header.count(name)} times")
+            if name not in self._header:
+                self._refuse_missing_column(name)
+
+    def _refuse_missing_column(self, name: str) -> None:
+        spare = [column for column in self._header if column not in self._specs]
+        near = difflib.get_close_matches(name, spare, n=1)
+        if near or not may_be_missing(self._specs[name]):
+            message = f"{self._file}:1: no column {name!r}: the header has {', '.join(self._header)}"
+            raise DataError(
+                message, f"did you mean {near[0]!r}?" if near else "rename it in the file or in the YAML"
+            )
+
+    def serialize(self, line: int, cells: Sequence[str]) -> bytes:
+        """Return the tf.Example of the row that begins in `line`. Raises DataError with its place."""
+        if len(cells) != len(self._header):
+            expected = f"expected {len(self._header)} cells, as in the header, found {len(cells)}"
+            raise DataError(
+                f"{self._file}:{line}: {expected}", "quote cells that hold a comma or a line break"
+            )
+        values = {}
+        for index, name in self._columns:
+            try:
+                parsed = parse_cell(cells[index], self._specs[name])
+            except ValueError as error:
+                raise DataError(
+                    f"{self._file}:{line}: column {name!r}: {error}", _hint(cells[index])
+                ) from None
+            if parsed is not None:
+                values[name] = parsed
+        return serialize(values, self._specs)
+
+
+def _hint(cell: str) -> str:
+    return "" if cell else "give the feature a 'default' in the YAML, or fill the cell"
+
+
+def may_be_missing(spec: FeatureSpec) -> bool:
+    """Return whether an example may lack the feature."""
+    return spec.kind != "fixed_len" or spec.default is not None
+
+
+def parse_cell(cell: str, spec: FeatureSpec) -> list[float] | list[int] | list[bytes] | None:
+    """Return the values of a cell; None where it is empty and may be. Raises ValueError."""
+    if not cell:
+        if may_be_missing(spec):
+            return None
+        raise ValueError(
+            f"expected {values_of(spec.size, spec.dtype)}, found an empty cell, and there is no default"
+        )
+    scalar = spec.kind == "fixed_len" and not spec.shape
+    texts = [cell] if scalar else cell.split(SEPARATOR)
+    if spec.kind == "fixed_len" and len(texts) != spec.size:
+        raise ValueError(f"expected {values_of(spec.size, spec.dtype)}, found {len(texts)} in {cell!r}")
+    return _PARSERS[spec.dtype](texts)
+
+
+def values_of(count: int, dtype: str) -> str:
+    """Say how many values of what type: `64 float32 values`."""
+    return f"{count:,} {dtype} value{'' if count == 1 else 's'}"
+
+
+def _floats(texts: list[str]) -> list[float]:
+    return [float(_number(text, "float32")) for text in texts]
+
+
+def _integers(texts: list[str]) -> list[int]:
+    return [int(_number(text, "int64")) for text in texts]
+
+
+def _number(text: str, dtype: str) -> float | int:
+    try:
+        if "_" in text:
+            raise ValueError  # Python's 1_000 is no number in CSV
+        number = int(text) if dtype == "int64" else float(text)
+    except ValueError:
+        raise ValueError(f"expected {dtype}, found {text!r}") from None
+    if isinstance(number, int) and number not in INT64:
+        raise ValueError(f"expected {dtype}, found {text}, which has more than 64 bits")
+    return number
+
+
+def _strings(texts: list[str]) -> list[bytes]:
+    return [text.encode() for text in texts]
+
+
+_PARSERS: Mapping[str, Callable[[list[str]], list[Any]]] = {
+    "float32": _floats,
+    "int64": _integers,
+    "string": _strings,
+}

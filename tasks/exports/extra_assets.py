@@ -1,0 +1,144 @@
+"""`assets.extra` of a SavedModel: a user's files, and a manifest that says where the version comes from.
+
+No TensorFlow reads them, but they travel with the version, and servers take warmup requests from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from configs.export import ANSWERS, MANIFEST
+from configs.schema import ExportConfig
+from tasks.artifacts import Check, Checkpoint, Examples, Run
+from tasks.errors import ModelError
+
+_PACKAGES = ("slipway", "tensorflow", "tensorflow-estimator", "numpy", "protobuf", "prefect")
+_GIT_TIMEOUT_SECONDS = 10
+
+
+def folder_in(saved_model: Path) -> Path:
+    """Return the folder of extra assets of a SavedModel."""
+    return saved_model / "assets.extra"
+
+
+def private_folder_in(saved_model: Path) -> Path:
+    """Return the folder in it that only its owner may read: answers, configuration, statistics."""
+    return folder_in(saved_model) / ANSWERS
+
+
+def read_manifest(saved_model: Path) -> dict[str, Any]:
+    """Return the manifest of a version; {} where it was put there by hand."""
+    try:
+        return dict(json.loads((folder_in(saved_model) / MANIFEST).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def code_digest(source: Path) -> str:
+    """Return the SHA-256 of the Python files beside the YAML, their names included."""
+    found = hashlib.sha256()
+    for file in sorted(source.glob("*.py")):
+        found.update(f"{file.name}\0{_digest(file)}\n".encode())
+    return found.hexdigest()
+
+
+def require(export: ExportConfig, source: Path) -> None:
+    """Raise ModelError unless every file of `export.assets_extra` is there."""
+    for destination, file in export.assets_extra.items():
+        if not (source / file).is_file():
+            message = f"export.assets_extra: {destination}: no such file: {source / file}"
+            raise ModelError(message, "the path is relative to the YAML")
+
+
+def write(saved_model: Path, export: ExportConfig, source: Path, manifest: Mapping[str, Any]) -> None:
+    """Copy the user's files and write `manifest.json`."""
+    folder = folder_in(saved_model)
+    for destination, file in export.assets_extra.items():
+        target = folder / destination
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, target)
+    folder.mkdir(exist_ok=True)
+    _write(saved_model, manifest)
+
+
+def manifest(
+    run: Run, examples: Examples, checkpoint: Checkpoint, seed: int, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what `manifest.json` says: what this version was made of, with which code, when (UTC).
+
+    Digests are SHA-256: of the run's resolved configuration, of the Python files beside the YAML, and of
+    the examples in any order.
+    """
+    return {
+        "run_id": run.run_id,
+        "pipeline": run.pipeline,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "config_sha256": _digest(run.folder / "config.yaml"),
+        "code_sha256": code_digest(run.source),
+        "data_sha256": examples.digest,
+        "examples": examples.total,
+        "git_commit": _git(run.source, "rev-parse", "--verify", "HEAD"),
+        "git_changes": _changes(run.source),
+        "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "seed": seed,
+        "checkpoint_step": checkpoint.global_step,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+    }
+
+
+def complete(saved_model: Path, parent_version: int | None, checks: Sequence[Check]) -> None:
+    """Add to the manifest what is known just before the version is sealed.
+
+    That is the version that served then, and what every gate saw so far. What comes after (the smoke test,
+    the verdict) cannot be in a version that no longer changes: `verdict` says where in $SLIPWAY_HOME it is.
+    """
+    made_of = read_manifest(saved_model)
+    if made_of:
+        rows = to_jsonable_python(checks, inf_nan_mode="strings")
+        verdict = f"runs/{made_of.get('pipeline')}/{made_of.get('run_id')}/verdict.json"
+        _write(saved_model, {**made_of, "parent_version": parent_version, "checks": rows, "verdict": verdict})
+
+
+def _write(saved_model: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2, sort_keys=True)
+    (folder_in(saved_model) / MANIFEST).write_text(f"{text}\n")
+
+
+def _digest(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _changes(folder: Path) -> bool | None:
+    """Return whether files in the pipeline's folder differ from its commit; None in no repository."""
+    told = _git(folder, "status", "--porcelain", "--", ".")
+    return None if told is None else bool(told)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says of the pipeline's folder; None where it is in no repository."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

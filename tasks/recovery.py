@@ -1,0 +1,26 @@
+"""Stage 0, recover: a deploy that an earlier run did not live to end is finished or undone, first of all."""
+
+from __future__ import annotations
+
+from configs.schema import DeploymentConfig, SmokeTestConfig
+from tasks import deploy_journal, unfinished_deploys
+from tasks.artifacts import Recovery, Run
+from tasks.servers import lone_servers
+from tasks.stages import stage
+
+
+@stage("recover", run_name="recover {run.pipeline}")
+def recover(
+    deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run, dry_run: bool = False
+) -> Recovery:
+    """Have no deploy unfinished, and the server running that is on record.
+
+    What was published is proven by its answers, or withdrawn. A dry run only tells what is unfinished.
+    Raises SlipwayError where neither can be done; the journal stays then.
+    """
+    if dry_run:
+        return unfinished_deploys.found(run)
+    lone_servers.stop(run.pipeline, "canary")  # of a run that was killed: no other is under way now
+    lone_servers.stop(run.pipeline, "baseline")
+    with deploy_journal.held(run.pipeline, deployment.load_timeout_seconds):
+        return unfinished_deploys.recover_locked(deployment, smoke_test, run)

@@ -1,0 +1,91 @@
+"""Rolling back: an earlier version serves again, without training; those after it are withdrawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.loading import Pipeline
+from configs.schema import DeploymentConfig, SmokeTestConfig
+from tasks import deploy_journal, model_versions, undoing, version_seals
+from tasks.artifacts import Run, Withdrawal
+from tasks.deploy_journal import Journal, JournalUnreadable
+from tasks.errors import ConfigError
+from tasks.runs import run_folders
+from tasks.runs.run_records import RunRecord
+from tasks.servers import model_servers, model_status
+from tasks.servers.server_records import ServerRecord
+
+
+def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
+    """Have version `to` answer, by default the one before the live one, and every later one withdrawn.
+
+    It is proven by its answers, and the verdict says `restored`. Needs no Prefect, and does not wait for a
+    run that trains: only what is served is locked. A deploy that an earlier run did not live to end is
+    withdrawn with the rest. Raises ConfigError where there is no such version, EnvironmentFault where
+    its files have changed since it was published, AlreadyRunning while a deploy is under way.
+    """
+    deployment, smoke_test = pipeline.config.deployment, pipeline.config.smoke_test
+    run = run_folders.describe(pipeline, run_folders.new_run_id())
+    with deploy_journal.held(run.pipeline, run_folders.longest_wait(deployment)):
+        target = _target(run, to)
+        present = model_versions.versions(run.model_base_path)
+        version_seals.require_unchanged(present[target])
+        journal = Journal(
+            run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
+            versions=tuple(number for number in present if number > target),
+            reason=f"rolled back to version {target} by hand", server=_planned(run),
+        )  # fmt: skip
+        return _recorded(journal, deployment, smoke_test, run)
+
+
+def _planned(run: Run) -> ServerRecord | None:
+    """Return the server that an unfinished deploy was about to start: it makes way for the one before it."""
+    try:
+        journal = deploy_journal.read(run.pipeline)
+    except JournalUnreadable:
+        return None
+    return journal.server if journal else None
+
+
+def _recorded(
+    journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
+) -> Withdrawal:
+    """Do it, and leave a verdict, however it ends."""
+    record = RunRecord(run.pipeline, run.run_id)
+    try:
+        with record.stage("withdraw") as entry:
+            done = undoing.undo(journal, deployment, smoke_test, run)
+            record.note(entry, done)
+            record.version, record.previous_version = done.serving, done.number
+            return done
+    except BaseException as error:
+        record.error = error
+        raise
+    finally:
+        run_folders.write_verdict(record.verdict(), run_folders.verdict_file(run))
+
+
+def _target(run: Run, to: int | None) -> int:
+    """Return the version to go back to. Raises ConfigError, naming those that there are."""
+    present = sorted(model_versions.versions(run.model_base_path))
+    live = _live(run) or max(present, default=None)
+    earlier = [number for number in present if live is not None and number < live]
+    if earlier and to is None:
+        return earlier[-1]
+    if to in earlier:
+        return int(to)
+    wanted = "no version" if to is None else f"no version {to}"
+    serving = f" before {live}, which serves" if live is not None else ""
+    raise ConfigError(f"{run.pipeline} has {wanted}{serving}", _named(run.model_base_path, earlier))
+
+
+def _live(run: Run) -> int | None:
+    record = model_servers.running(run.pipeline)
+    return model_status.live_version(record.rest, run.pipeline) if record else None
+
+
+def _named(base: Path, earlier: list[int]) -> str:
+    """Say which versions can be gone back to, and which were withdrawn and cannot."""
+    kept = ", ".join(map(str, model_versions.withdrawn(base)))
+    hidden = f"; withdrawn, and kept for inspection: {kept}" if kept else ""
+    return f"versions that can be named: {', '.join(map(str, earlier)) or 'none'}{hidden}"

@@ -1,0 +1,63 @@
+"""Runs that were killed: their process is gone, and what it noted when it took the lock is left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from configs.home import home, runs_folder
+
+
+@dataclass(frozen=True)
+class InterruptedRun:
+    """A run that neither ended nor goes on."""
+
+    pipeline: str
+    run_id: str
+    file: Path
+    """The YAML that it was started from."""
+    flow: str | None
+    """Name of its Prefect flow, and the flow run's id; None where it was started without Prefect."""
+    flow_run: str | None
+
+    @property
+    def began(self) -> bool:
+        """Whether it got as far as its configuration: else there is nothing to go on with."""
+        return (runs_folder(self.pipeline) / self.run_id / "config.yaml").is_file()
+
+
+def found(pipeline: str | None = None) -> list[InterruptedRun]:
+    """Return the killed run of each pipeline, or of one, where there is one. Nothing is changed."""
+    notes = sorted((home() / "runs").glob(f"{pipeline or '*'}/.running"))
+    return [killed for note in notes if (killed := _killed(note)) is not None]
+
+
+def forget(killed: InterruptedRun) -> None:
+    """Have the run no longer found: there is nothing to go on with."""
+    (runs_folder(killed.pipeline) / ".running").unlink(missing_ok=True)
+
+
+def _killed(note: Path) -> InterruptedRun | None:
+    try:
+        told = json.loads(note.read_text())
+        left = InterruptedRun(note.parent.name, told["run_id"], Path(told["file"]),
+                              told.get("flow"), told.get("flow_run"))  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if _is_held(note.parent / ".lock") else left
+
+
+def _is_held(lock: Path) -> bool:
+    """Say whether somebody works on the pipeline, be it in another container: the kernel knows.
+
+    The lock is taken and given back. A run that began in that very moment would be refused; where no run
+    was killed there is no note, and the lock is left alone.
+    """
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,143 @@
+"""A run from its first stage to its verdict: what every flow wraps its stages in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from configs.loading import Pipeline, load_pipeline
+from configs.schema import PipelineConfig
+from tasks import tensorflow_process
+from tasks.artifacts import DataReview, Run, Verdict
+from tasks.errors import ConfigError, SlipwayError
+from tasks.reports import prefect_artifacts, run_events, run_metrics
+from tasks.runs import run_folders, run_records, told_verdicts
+from tasks.runs.finished_stages import FinishedStages
+from tasks.runs.resumable_runs import resumption
+from tasks.runs.run_folders import FlowRun
+from tasks.runs.run_records import RunRecord
+from tasks.runs.verdicts import as_markdown
+from tasks.servers import served_versions
+
+
+@dataclass
+class RecordedRun:
+    """A run under way: its configuration, its folders, and its verdict so far."""
+
+    config: PipelineConfig
+    run: Run
+    record: RunRecord
+
+    def ends_here(self, dry_run: bool) -> None:
+        """End a dry run: the block is left, and the verdict is `checked`. Any other run goes on."""
+        if dry_run:
+            self.record.dry = True
+            raise _EndsHere
+
+    def ends_if_needless(self, review: DataReview) -> None:
+        """End a run that has nothing new to train on: the verdict is `skipped`. Any other run goes on."""
+        if review.needless:
+            self.record.skipped = True
+            raise _EndsHere
+
+    def state(self) -> State[Any]:
+        """Return the Prefect state that the verdict amounts to, under a name that says it."""
+        verdict = self.record.verdict()
+        name = verdict.outcome.replace("_", " ").title().replace(" ", "")
+        if verdict.error is None:
+            return Completed(name=name, message=_headline(verdict))
+        return Failed(name=name, message=verdict.error["message"])
+
+
+class _EndsHere(Exception):
+    """No error: all that there is to do is done."""
+
+
+@contextmanager
+def recorded_run(
+    pipeline: str, overrides: Mapping[str, Any] | None, run_id: str | None, resume: str | None = None
+) -> Iterator[RecordedRun]:
+    """Read the configuration, take the pipeline's lock, and end in a verdict, whatever happens inside.
+
+    The verdict is in the run's folder as `verdict.json` and in the Prefect UI as an artifact. A
+    SlipwayError ends the block and is told by the verdict and by `state()`, not raised again; any other
+    exception is noted and raised. Raises ConfigError before anything else has happened.
+
+    `resume` names a run that did not come to its end, or is `newest`: it goes on in its folder, with its
+    own configuration, and its finished stages are not repeated.
+    """
+    try:
+        loaded, run = _begun(pipeline, overrides, run_id, resume)
+    except ConfigError as error:
+        told_verdicts.tell(RunRecord(pipeline, error=error).verdict())
+        raise
+    tensorflow_process.prepare()
+    record = RunRecord()
+    begun = False
+    try:
+        with (
+            run_records.recording(run.pipeline, run.run_id) as record,
+            run_folders.opened(loaded, run, _flow_run()),
+        ):
+            begun = True
+            record.watchers += (prefect_artifacts.LiveTraining(run.pipeline).watch,)
+            record.finished = FinishedStages(run, resumed=resume is not None)
+            yield from _until_its_verdict(RecordedRun(loaded.config, run, record))
+    except SlipwayError:
+        if not begun:
+            raise
+    finally:
+        tensorflow_process.close_spare()
+        record.end()
+
+
+def _begun(
+    pipeline: str, overrides: Mapping[str, Any] | None, run_id: str | None, resume: str | None
+) -> tuple[Pipeline, Run]:
+    if resume is None:
+        loaded = load_pipeline(pipeline, overrides)
+        return loaded, run_folders.describe(loaded, run_id or run_folders.new_run_id())
+    found = resumption(pipeline, resume, overrides)
+    get_run_logger().info(found.told())
+    return found.pipeline, found.run
+
+
+def _flow_run() -> FlowRun | None:
+    return FlowRun(str(flow_run.flow_name), str(flow_run.id)) if flow_run.id else None
+
+
+def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:
+    try:
+        yield this
+    except _EndsHere:
+        pass
+    except BaseException as error:
+        this.record.error = error
+        raise
+    finally:
+        _conclude(this)
+
+
+def _conclude(this: RecordedRun) -> None:
+    verdict = this.record.verdict()
+    run_folders.write_verdict(verdict, run_folders.verdict_file(this.run))
+    told_verdicts.tell(verdict)
+    name = f"{this.run.pipeline}-verdict"
+    prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
+    if verdict.outcome == "checked":
+        return  # it says nothing of the night
+    run_events.tell(verdict, _headline(verdict), str(this.run.folder))
+    serving = served_versions.served(this.run)
+    run_metrics.write(verdict, serving[0] if serving else None)
+
+
+def _headline(verdict: Verdict) -> str:
+    version = f" version {verdict.version}" if verdict.version is not None else ""
+    return f"{verdict.pipeline}{version}: {verdict.outcome.replace('_', ' ')}"

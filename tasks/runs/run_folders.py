@@ -1,0 +1,143 @@
+"""Owns `$SLIPWAY_HOME/runs/<pipeline>/`: a folder for each run, and the lock that lets one run at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from filelock import FileLock, Timeout
+from pydantic_core import to_json
+
+from configs.home import runs_folder
+from configs.loading import Pipeline
+from configs.schema import DeploymentConfig
+from tasks import durable_files
+from tasks.artifacts import Run, Verdict
+from tasks.errors import AlreadyRunning, EnvironmentFault
+
+_VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """The Prefect flow run that a run is."""
+
+    flow: str
+    """Name of the flow."""
+    flow_run: str
+    """The flow run's id."""
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`."""
+    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
+
+
+def describe(pipeline: Pipeline, run_id: str) -> Run:
+    """Return the run's folders; none is made."""
+    name = pipeline.config.name
+    return Run(
+        pipeline=name,
+        run_id=run_id,
+        folder=runs_folder(name) / run_id,
+        source=pipeline.folder,
+        model_base_path=pipeline.model_base_path,
+    )
+
+
+@contextmanager
+def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterator[None]:
+    """Hold the pipeline's lock, with the run's folder made and its resolved configuration in it.
+
+    The operating system frees the lock when its holder dies. While another run holds it, this one waits
+    as `deployment.when_busy` says. Raises AlreadyRunning, EnvironmentFault.
+    """
+    folder = runs_folder(run.pipeline)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=longest_wait(pipeline.config.deployment))
+        lock.acquire()
+    except Timeout:
+        raise AlreadyRunning(
+            f"a run of {run.pipeline} is under way{_holder(folder)}",
+            "wait for it to end, or stop it; deployment.when_busy: wait has runs wait for each other",
+        ) from None
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{folder} is not writable: {error.strerror}", "set SLIPWAY_HOME to a folder that is"
+        ) from None
+    with lock:
+        note(folder, pipeline, run, flow)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        resolved = pipeline.config.model_dump(mode="json", by_alias=True)
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        durable_files.write(run.folder / "config.yaml", text.encode())
+        try:
+            yield
+        finally:
+            (folder / ".running").unlink(missing_ok=True)
+
+
+def note(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> None:
+    """Leave on disk who holds the lock. A run that is killed leaves it behind: interrupted_runs.py."""
+    holder = {"run_id": run.run_id, "pid": os.getpid(), "file": str(pipeline.file)}
+    durable_files.write(
+        folder / ".running", json.dumps({**holder, **(asdict(flow) if flow else {})}).encode()
+    )
+
+
+def longest_wait(deployment: DeploymentConfig) -> float:
+    """Return for how many seconds to wait while the pipeline is busy."""
+    return deployment.busy_timeout_seconds if deployment.when_busy == "wait" else 0.0
+
+
+def _holder(folder: Path) -> str:
+    try:
+        running = json.loads((folder / ".running").read_text())
+        return f" (run {running['run_id']}, pid {running['pid']})"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def verdict_json(verdict: Verdict) -> bytes:
+    """Return the verdict as JSON."""
+    # "NaN" and "Infinity" as strings: bare ones are no JSON, and other readers than Python's refuse them.
+    return to_json(verdict, indent=2, inf_nan_mode="strings") + b"\n"
+
+
+def write_verdict(verdict: Verdict, file: Path) -> None:
+    """Write the verdict as JSON, atomically."""
+    durable_files.write(file, verdict_json(verdict), synced=False)
+
+
+def verdict_file(run: Run) -> Path:
+    """Return where the run's verdict is written."""
+    return run.folder / _VERDICT
+
+
+def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
+    """Return the newest verdict of the pipeline, None where no run has ended."""
+    verdicts = sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"))
+    return dict(json.loads(verdicts[-1].read_text())) if verdicts else None
+
+
+def run_under_way(pipeline_name: str) -> str | None:
+    """Return which run of the pipeline is under way; None where none is.
+
+    Looks at what the holder of the lock wrote, not at the lock: taking it, however shortly, could refuse
+    a run that begins just then.
+    """
+    folder = runs_folder(pipeline_name)
+    try:
+        pid = int(json.loads((folder / ".running").read_text())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _holder(folder).strip(" ()") if psutil.pid_exists(pid) else None

@@ -1,0 +1,85 @@
+"""A verdict as a person reads it in the Prefect UI (markdown, the outcome first), and as a shell does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from tasks.artifacts import Check, Verdict
+from tasks.errors import error_named
+from tasks.reports import markdown
+from tasks.reports.markdown import mark, row, shown
+
+_GOOD = ("deployed", "trained", "checked", "skipped")
+_MEANS = {
+    "deployed": "The new version answers.",
+    "trained": "A candidate was left beside the versions; nothing was published.",
+    "checked": "A dry run: nothing was trained, nothing was changed.",
+    "skipped": "Nothing was trained: examples and configuration are those of the version that serves.",
+    "rejected": "Nothing was published. What served before still serves.",
+    "rolled_back": "The new version was withdrawn. The one before it answers again.",
+    "failed": "What served before was left as it was.",
+}
+
+
+def exit_code(verdict: Verdict) -> int:
+    """Return what `slipway run` ends with: 0 done, 1 failed, 2 bad configuration, 3 rejected by a gate."""
+    return error_named(verdict.error["class"]).exit_code if verdict.error else 0
+
+
+def as_markdown(verdict: Verdict, folder: str = "") -> str:
+    """Render the verdict: outcome, why, where it serves, what changed, stages, checks, files.
+
+    `folder` is the run's, where there is one.
+    """
+    return "\n".join(_lines(verdict, folder))
+
+
+def _lines(verdict: Verdict, folder: str) -> Iterator[str]:
+    outcome = verdict.outcome.replace("_", " ")
+    yield f"# {mark(verdict.outcome in _GOOD)} {verdict.pipeline}: {outcome}"
+    yield from ("", f"{_MEANS.get(verdict.outcome, '')} {_versions(verdict)}".strip())
+    if verdict.error is not None:
+        yield from ("", f"**{verdict.error['class']}**: {verdict.error['message']}")
+        if verdict.error["hint"]:
+            yield from ("", "```", verdict.error["hint"], "```")
+    yield from _endpoint(verdict)
+    if verdict.metrics:
+        yield from markdown.comparison(verdict.metrics, verdict.baseline)
+    failed = [check for check in verdict.checks if not check.passed]
+    if failed:
+        yield from ("", "## Checks that failed", "", *_checks(failed))
+    yield from ("", "## Stages", "", "| stage | seconds | outcome | what it proved |", "|---|---:|---|---|")
+    for stage in verdict.stages:
+        yield row(stage.name, f"{stage.seconds:.1f}", stage.outcome, stage.proved)
+    if verdict.checks:
+        yield from ("", f"## All {len(verdict.checks)} checks", "", *_checks(verdict.checks))
+    yield from _files(verdict, folder)
+
+
+def _endpoint(verdict: Verdict) -> Iterator[str]:
+    if verdict.endpoint is None:
+        return
+    model = f"{verdict.endpoint['rest']}/v1/models/{verdict.pipeline}"
+    yield from ("", f"Serves at gRPC `{verdict.endpoint['grpc']}`, REST <{model}>.")
+    yield f"[state of its versions]({model}) · [signatures]({model}/metadata)"
+
+
+def _versions(verdict: Verdict) -> str:
+    if verdict.version is None:
+        return ""
+    before = f"; before it: {verdict.previous_version}" if verdict.previous_version is not None else ""
+    return f"Version **{verdict.version}**{before}."
+
+
+def _checks(checks: Iterable[Check]) -> Iterator[str]:
+    yield from ("| check | rule | observed | limit | served now | |", "|---|---|---:|---:|---:|---|")
+    for check in checks:
+        numbers = (shown(check.observed), shown(check.limit), shown(check.baseline))
+        yield row(check.name, check.rule, *numbers, mark(check.passed))
+
+
+def _files(verdict: Verdict, folder: str) -> Iterator[str]:
+    yield from ("", f"Run `{verdict.run_id}`.")
+    if folder:
+        drawn = "".join(f"\npictures/{picture.file.name}" for picture in verdict.pictures)
+        yield from ("Its folder, with logs and verdict.json:", "", "```", f"{folder}{drawn}", "```")

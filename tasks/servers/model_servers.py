@@ -1,0 +1,271 @@
+"""The running server of a model, whether a container or a process: find, start, wait for, stop."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+
+from configs.schema import ServerConfig
+from tasks.artifacts import Run, ServingTarget
+from tasks.errors import DeployFailed, EnvironmentFault
+from tasks.servers import external_server, model_status, server_container, server_process, server_records
+from tasks.servers.server_records import LoneRole, ServerRecord
+
+LOG_LINES_SHOWN = 20
+STOP_GRACE_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_HAND_OVER_SECONDS = 120.0
+_OWN_FLAGS = {"grpc_channel_arguments": "grpc.max_connection_age_ms=20000"}
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """An instant that several waits share."""
+
+    seconds: float
+    ends: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the deadline that lies `seconds` from now."""
+        return cls(seconds, time.monotonic() + seconds)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() >= self.ends
+
+
+def running(model_name: str) -> ServerRecord | None:
+    """Return the model's server if it runs. One whose engine is hidden but that answers does run."""
+    record = server_records.read(model_name)
+    return record if record is not None and is_alive(record) else None
+
+
+def is_alive(record: ServerRecord) -> bool:
+    """Say whether the server still runs."""
+    if not record.handle:
+        return False
+    if record.target == "process":
+        return server_process.find(record.handle) is not None
+    if record.target == "external":
+        return model_status.answers(record.rest)
+    try:
+        return server_container.is_running(record.handle)
+    except EnvironmentFault:
+        return bool(model_status.version_statuses(record.rest, record.model_name))
+
+
+def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
+    """Return a hash of all that makes the server what it is; when it changes, the server is replaced."""
+    what = server_process.identity(server.executable) if kind == "process" else program
+    network = [server.network] if kind == "docker" and server.network != "published" else []
+    text = "\n".join([kind, what, str(base), *network, *own_flags(server)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def own_flags(server: ServerConfig) -> list[str]:
+    """Return `server.flags` as tensorflow_model_server takes them: `--name=value`, true and false.
+
+    Slipway's own server tells clients to connect anew now and then, so that another can take its place.
+    """
+    given = server.flags if server.image or server.executable else {**_OWN_FLAGS, **server.flags}
+    return [f"--{name}={_flag_value(value)}" for name, value in sorted(given.items())]
+
+
+def _flag_value(value: str | bool | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def planned(target: ServingTarget, run: Run) -> ServerRecord:
+    """Return the record of the server that `target` asks for, not started yet."""
+    return ServerRecord(
+        model_name=run.pipeline,
+        target=target.kind,
+        program=target.program,
+        identity=target.identity,
+        model_base_path=str(run.model_base_path),
+        flags=target.flags,
+        network=target.network,
+        host=target.host,
+        grpc_port=target.grpc_port,
+        rest_port=target.rest_port,
+    )
+
+
+def start(record: ServerRecord) -> ServerRecord:
+    """Start the server that `record` describes, note it, and return the record with its handle.
+
+    Raises DeployFailed where it cannot be started; whether it comes up is for `wait_until_live`.
+    """
+    return noted(record, _kind(record).start(record, flags_of(record)))
+
+
+def _kind(record: ServerRecord) -> ModuleType:
+    return {"docker": server_container, "process": server_process, "external": external_server}[record.target]
+
+
+def start_lone(record: ServerRecord, role: LoneRole) -> ServerRecord:
+    """Start the server under a name that is not the model's present one's; it is not noted."""
+    handle = _kind(record).start(record, flags_of(record), role=role)
+    return replace(record, handle=handle, log=_kind(record).log_place(record, role))
+
+
+def start_beside(record: ServerRecord, deadline: Deadline, log_copy: Path) -> ServerRecord:
+    """Start our server on ports that another one of ours listens on; return when it listens there too.
+
+    Both take connections then. Raises DeployFailed, with the last lines of its log.
+    """
+    started = noted(record, _kind(record).start(record, flags_of(record), share_ports=True))
+    ports = (record.grpc_port, record.rest_port)
+    while not _kind(record).listens_on(started.handle, ports):
+        if deadline.passed or not is_alive(started):
+            how = f"did not listen within {deadline.seconds:g} s" if deadline.passed else "died"
+            raise failed(started, f"the server that is to take over {how}", log_copy)
+        time.sleep(_POLL_SECONDS)
+    return started
+
+
+def noted(record: ServerRecord, handle: str) -> ServerRecord:
+    """Note that the server runs as `handle`, and return its record."""
+    log = _kind(record).log_place(record)
+    started = replace(record, handle=handle, log=log, started_at=server_records.now())
+    server_records.write(started)
+    return started
+
+
+def flags_of(record: ServerRecord) -> Sequence[str]:
+    """Return what the server is started with.
+
+    Only what the official tensorflow_model_server takes, so that it can stand in for ours.
+    """
+    ports, base = (record.grpc_port, record.rest_port), record.model_base_path
+    if record.target == "docker" and record.network == "published":
+        ports = (server_container.GRPC_PORT, server_container.REST_PORT)
+    if record.target == "docker":
+        base = server_container.base_path_inside(record.model_name)
+    return [
+        f"--port={ports[0]}",
+        f"--rest_api_port={ports[1]}",
+        f"--model_name={record.model_name}",
+        f"--model_base_path={base}",
+        *record.flags,
+    ]
+
+
+def find_started(record: ServerRecord, besides: str = "", role: LoneRole | None = None) -> str | None:
+    """Return the handle of a server, another one than `besides`, whose start was not noted."""
+    return _kind(record).find_started(record, flags_of(record), besides, role)  # type: ignore[no-any-return]
+
+
+def stop(record: ServerRecord) -> None:
+    """Drain and end the server; its record stays. Raises EnvironmentFault where no engine answers.
+
+    One that somebody else runs goes on.
+    """
+    if record.target == "process":
+        server_process.stop(record.handle, STOP_GRACE_SECONDS)
+    elif record.target == "docker":
+        server_container.stop(record.handle, STOP_GRACE_SECONDS)
+
+
+def hand_over(record: ServerRecord) -> None:
+    """Have our server let its clients go to one that listens beside it, and end; its record stays."""
+    _kind(record).hand_over(record.handle, _HAND_OVER_SECONDS)
+    stop(record)
+
+
+def server_log(record: ServerRecord) -> str:
+    """Return all that the server printed; what an external one prints, only who runs it can see."""
+    if record.target == "external":
+        return ""
+    if record.target == "process":
+        log = Path(record.log)
+        return log.read_text(errors="replace") if log.is_file() else ""
+    try:
+        return server_container.log(record.handle)
+    except EnvironmentFault as error:
+        return f"(no log: {error.message})"
+
+
+def wait_until_live(record: ServerRecord, version: int, deadline: Deadline, log_copy: Path) -> None:
+    """Return when `version` is what the server answers with.
+
+    Raises DeployFailed, with the last lines of the server's log, when it dies, when it says that it
+    cannot load that version, or at the deadline. Then all of its log is in `log_copy`, which outlives it.
+    """
+    while (problem := _problem(record, version, deadline)) is not None:
+        if problem:
+            raise failed(record, problem, log_copy)
+        time.sleep(_POLL_SECONDS)
+
+
+def failed(record: ServerRecord, problem: str, log_copy: Path) -> DeployFailed:
+    """Return the error that shows the last lines of the server's log; all of it is in `log_copy`."""
+    if record.target == "external":
+        hint = f"see its own log; does it serve this model, of {record.model_base_path}?"
+        return DeployFailed(f"{record.describe()}: {problem}", hint)
+    text = server_log(record)
+    log_copy.parent.mkdir(parents=True, exist_ok=True)
+    log_copy.write_text(text)
+    last_lines = "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
+    return DeployFailed(f"{record.describe()}: {problem}", f"its log: {log_copy}\nlast lines:\n{last_lines}")
+
+
+def _problem(record: ServerRecord, version: int, deadline: Deadline) -> str | None:
+    """Return None where the version answers, "" where it may come, and otherwise what is wrong."""
+    statuses = model_status.version_statuses(record.rest, record.model_name)
+    by_number = {status.version: status for status in statuses}
+    available = [status.version for status in statuses if status.state == "AVAILABLE"]
+    if max(available, default=None) == version:
+        return None
+    if version in by_number and by_number[version].error:
+        return f"the server cannot load version {version}: {by_number[version].error}"
+    if record.target != "external" and not statuses and not is_alive(record):
+        return f"the server died while loading version {version}"
+    if deadline.passed:
+        seen = ", ".join(f"{status.version} {status.state}" for status in statuses) or "no answer"
+        return f"version {version} was not served within {deadline.seconds:g} s ({seen})"
+    return ""
+
+
+def choose_port(wanted: int, before: int | None, taken: int | None = None) -> int:
+    """Return the port to serve on: `wanted`, or for 0 the one of before if free, else any free one."""
+    if wanted:
+        return wanted
+    if before and before != taken and not port_holder(before):
+        return before
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+        # Asked while the probe still has this port, the kernel gives another one.
+        return port if port != taken else choose_port(0, None, taken)
+
+
+def port_holder(port: int) -> str | None:
+    """Return who listens on a loopback port, None where nobody does."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return _listener(port)
+    return None
+
+
+def _listener(port: int) -> str:
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        pass
+    return "another program"

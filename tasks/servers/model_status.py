@@ -1,0 +1,54 @@
+"""What a running server says of its versions, over REST: no TensorFlow needed (GetModelStatus has it).
+
+`GET /v1/models/NAME` answers `{"model_version_status": [{"version": "7", "state": "AVAILABLE",
+"status": {"error_code": "OK", "error_message": ""}}]}` (tf_serving.md, 1.10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """State of one version: START, LOADING, AVAILABLE, UNLOADING or END, and its error if it has one."""
+
+    version: int
+    state: str
+    error: str
+
+
+def version_statuses(rest: str, model_name: str, timeout_seconds: float = 2.0) -> tuple[VersionStatus, ...]:
+    """Return the state of each version that the server knows, or () where it does not answer (yet)."""
+    try:
+        response = httpx.get(f"{rest}/v1/models/{model_name}", timeout=timeout_seconds, trust_env=False)
+        response.raise_for_status()
+        return tuple(_parsed(entry) for entry in response.json()["model_version_status"])
+    except (httpx.HTTPError, KeyError, ValueError):
+        return ()
+
+
+def answers(rest: str, timeout_seconds: float = 2.0) -> bool:
+    """Say whether a server is there, whatever it knows."""
+    try:
+        httpx.get(f"{rest}/v1/models", timeout=timeout_seconds, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def _parsed(entry: dict[str, dict[str, str]]) -> VersionStatus:
+    status = entry["status"]
+    failed = status.get("error_code", "OK") != "OK"
+    error = f"{status['error_code']}: {status.get('error_message', '')}" if failed else ""
+    return VersionStatus(int(str(entry["version"])), str(entry["state"]), error)
+
+
+def live_version(rest: str, model_name: str) -> int | None:
+    """Return the version that a request without a version is answered by; None where nothing answers."""
+    available = [
+        status.version for status in version_statuses(rest, model_name) if status.state == "AVAILABLE"
+    ]
+    return max(available, default=None)

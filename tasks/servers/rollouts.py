@@ -1,0 +1,172 @@
+"""Which server answers for a model: the one that runs, a new one in its place, or the one of before again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tasks.artifacts import Endpoint
+from tasks.errors import EnvironmentFault
+from tasks.servers import (
+    lone_servers,
+    model_servers,
+    server_container,
+    server_image,
+    server_process,
+    server_records,
+)
+from tasks.servers.model_servers import Deadline
+from tasks.servers.server_records import ServerRecord
+
+Prove = Callable[[Endpoint], object]
+"""Asks an endpoint, and raises SmokeTestFailed where its answers are wrong."""
+
+
+def serve(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> Endpoint:
+    """Have the version answered with, by the running server if it is as planned, else by a new one.
+
+    A new one in a running one's place is proven first, on ports of its own: if it is no good, the old one
+    never stopped. Then it listens beside the old one before that is drained, so that there is no gap;
+    where two cannot listen on one port, the old one is stopped first. An external one is just waited for.
+    Raises DeployFailed with the server's last log lines, and what `prove` raises.
+    """
+    running = of_model(planned)
+    if running is not None and _is_as(running, planned):
+        model_servers.wait_until_live(running, version, deadline, log)
+        return endpoint(running, version, started=False)
+    if running is not None and planned.target != "external":
+        _rehearse(planned, version, deadline, log, prove)
+        if _can_overlap(running, planned):
+            return _take_over(running, planned, version, deadline, log)
+    if running is not None:
+        server_records.set_aside(running)
+        model_servers.stop(running)
+    record = model_servers.start(planned)
+    wait_for_good(record, version, deadline, log)
+    return endpoint(record, version, started=record.target != "external")
+
+
+def wait_for_good(record: ServerRecord, version: int, deadline: Deadline, log: Path) -> None:
+    """Return when the version is what the server answers with; it is started again from now on if it dies.
+
+    Only a container is: for a process there is nobody who could. It need not be for a container that
+    answers while its engine does not.
+    """
+    model_servers.wait_until_live(record, version, deadline, log)
+    if record.target == "docker":
+        with suppress(EnvironmentFault):
+            server_container.keep_running(record.handle)
+
+
+def of_model(planned: ServerRecord) -> ServerRecord | None:
+    """Return the model's server if it runs, also one whose start was not noted: its run was killed then."""
+    running = model_servers.running(planned.model_name)
+    handle = model_servers.find_started(planned, besides=running.handle if running is not None else "")
+    if handle is None or _is_replaced(planned.model_name, handle):
+        return running
+    if running is not None:
+        server_records.set_aside(running)
+    return model_servers.noted(planned, handle)
+
+
+def _is_replaced(model_name: str, handle: str) -> bool:
+    replaced = server_records.read_replaced(model_name)
+    return replaced is not None and replaced.handle == handle
+
+
+def _is_as(record: ServerRecord, planned: ServerRecord) -> bool:
+    wanted = (planned.identity, planned.grpc_port, planned.rest_port)
+    return (record.identity, record.grpc_port, record.rest_port) == wanted
+
+
+def _can_overlap(running: ServerRecord, planned: ServerRecord) -> bool:
+    """Tell whether both can listen on the same ports: the official server cannot on its REST port."""
+    same_ports = (running.grpc_port, running.rest_port) == (planned.grpc_port, planned.rest_port)
+    same_kind = (running.target, running.network) == (planned.target, planned.network)
+    return same_ports and same_kind and _shares_ports(running) and _shares_ports(planned)
+
+
+def _shares_ports(record: ServerRecord) -> bool:
+    """Tell whether it is our own server, in the machine's network."""
+    if record.target == "process":
+        return record.program == server_process.OWN_PROGRAM
+    return record.network == "host" and record.program.startswith(f"{server_image.REPOSITORY}:")
+
+
+def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> None:
+    """See the new server load the version and answer rightly, on ports that no client knows."""
+    with lone_servers.started(planned, "rehearsal") as alone:
+        model_servers.wait_until_live(alone, version, deadline, log)
+        prove(endpoint(alone, version, started=True))
+
+
+def _take_over(
+    running: ServerRecord, planned: ServerRecord, version: int, deadline: Deadline, log: Path
+) -> Endpoint:
+    """Have the new server listen beside the old one, then let the old one's clients go to it."""
+    model_servers.wait_until_live(running, version, deadline, log)
+    server_records.set_aside(running)
+    record = model_servers.start_beside(planned, deadline, log)
+    if record.target == "docker":
+        server_container.keep_running(record.handle)
+    model_servers.hand_over(running)
+    return endpoint(record, version, started=True)
+
+
+def endpoint(record: ServerRecord, version: int, started: bool) -> Endpoint:
+    """Return where the server answers."""
+    return Endpoint(
+        model_name=record.model_name,
+        version=version,
+        grpc=record.grpc,
+        rest=record.rest,
+        target=record.target,
+        server=record.describe(),
+        started=started,
+    )
+
+
+def settle(model_name: str) -> None:
+    """Have the present server alone: the one that it replaced is stopped, if it still runs, and forgotten."""
+    present, replaced = server_records.read(model_name), server_records.read_replaced(model_name)
+    if replaced is not None and (present is None or present.handle != replaced.handle):
+        _end(replaced, present)
+    server_records.settle(model_name)
+
+
+def _end(record: ServerRecord, other: ServerRecord | None) -> None:
+    """Stop a server for good; where the other listens beside it, clients go there first."""
+    if other is not None and _can_overlap(record, other) and model_servers.is_alive(other):
+        model_servers.hand_over(record)
+    else:
+        model_servers.stop(record)
+
+
+def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerRecord | None:
+    """Return the server that is to serve the version before, started again if it does not run.
+
+    Where a server was replaced, that is the replaced one; the one `planned` in its place is stopped, also
+    if its start was not noted.
+    """
+    lone_servers.stop(model_name, "rehearsal")
+    newer = server_records.read(model_name) if planned is None else of_model(planned)
+    present, replaced = server_records.read(model_name), server_records.read_replaced(model_name)
+    if replaced is not None:
+        if newer is not None and newer.handle != replaced.handle:
+            _end(newer, replaced)
+        server_records.write(replaced)
+        present = replaced
+    if present is not None and not model_servers.is_alive(present):
+        present = model_servers.start(present)
+    server_records.settle(model_name)
+    return present
+
+
+def stop(model_name: str) -> None:
+    """Stop the model's server for good, where there is one."""
+    lone_servers.stop(model_name, "rehearsal")
+    record = server_records.read(model_name)
+    if record is not None:
+        model_servers.stop(record)
+        server_records.mark_stopped(record)

@@ -1,0 +1,170 @@
+"""The model server as a local process: start, look after, stop. For machines without a Docker engine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from configs.home import servers_folder
+from tasks.errors import DeployFailed, EnvironmentFault
+from tasks.servers.server_records import LoneRole, ServerRecord
+
+OWN_PROGRAM = "model_server"
+_SOURCES = Path(__file__).resolve().parents[2] / "containers" / "model_server"
+
+
+def identity(executable: Path | None) -> str:
+    """Return what tells this program from another: a hash of our sources, or path and time of a file."""
+    if executable is None:
+        digest = hashlib.sha256()
+        for source in sorted(_SOURCES.glob("*.py")):
+            digest.update(source.read_bytes())
+        return f"{OWN_PROGRAM}:{digest.hexdigest()[:12]}"
+    return f"{executable}:{executable.stat().st_mtime_ns}"
+
+
+def require_executable(executable: Path) -> None:
+    """Raise EnvironmentFault unless the program can be run."""
+    if not (executable.is_file() and os.access(executable, os.X_OK)):
+        raise EnvironmentFault(f"server.executable {executable} is not a program that can be run")
+
+
+def log_file(model_name: str) -> Path:
+    """Return the file that holds what the model's server prints."""
+    return servers_folder() / f"{model_name}.log"
+
+
+def log_place(record: ServerRecord, role: LoneRole | None = None) -> str:
+    """Return the file that holds what the server prints, as records have it."""
+    return str(log_file(f"{record.model_name}.{role}" if role else record.model_name))
+
+
+def start(
+    record: ServerRecord, flags: Sequence[str], share_ports: bool = False, role: LoneRole | None = None
+) -> str:
+    """Start the server, detached from this process; return its handle `pid:start time`.
+
+    With `share_ports` our own server listens beside one that does already, once it can answer.
+
+    Raises DeployFailed where the operating system cannot run the program.
+    """
+    own = record.program == OWN_PROGRAM
+    command = [sys.executable, "-m", OWN_PROGRAM] if own else [record.program]
+    log = Path(log_place(record, role))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
+    try:
+        process = _spawn([*command, *flags], log, _environment(share_ports, role))
+    except OSError as error:
+        raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}", "run it by hand to see") from None
+    return _handle(psutil.Process(process.pid))
+
+
+def _handle(process: psutil.Process) -> str:
+    return f"{process.pid}:{process.create_time()}"
+
+
+def find_started(
+    record: ServerRecord, flags: Sequence[str], besides: str = "", _role: LoneRole | None = None
+) -> str | None:
+    """Return the handle of a server whose start was not noted: its run was killed between the two.
+
+    It is the process, another one than `besides`, that runs this program with just these flags, ports and
+    base path among them.
+    """
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if record.program in command and command[-len(flags) :] == list(flags) and _leads(process):
+            handle = _handle(process)
+            if handle != besides:
+                return handle
+    return None
+
+
+def _leads(process: psutil.Process) -> bool:
+    """Tell a server from the processes that it started: it has a session of its own."""
+    try:
+        return os.getsid(process.pid) == process.pid and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def _environment(share_ports: bool, role: LoneRole | None) -> dict[str, str]:
+    environment = {**os.environ, "MODEL_SERVER_HOST": "127.0.0.1"}
+    if share_ports:
+        environment["MODEL_SERVER_SHARE_PORTS"] = "true"
+    if role is not None:
+        environment.pop("MODEL_SERVER_REQUEST_LOG", None)  # what it is asked, no client asked
+    return environment
+
+
+def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the run, not for the server
+            env=environment,
+        )
+
+
+def find(handle: str) -> psutil.Process | None:
+    """Return the process that `handle` names, if it still runs."""
+    pid, _, created = handle.partition(":")
+    try:
+        process = psutil.Process(int(pid))
+        same = abs(process.create_time() - float(created)) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, ValueError):
+        return None
+
+
+def listens_on(handle: str, ports: Sequence[int]) -> bool:
+    """Say whether the process, or one that it started, listens on all of these ports."""
+    process = find(handle)
+    if process is None:
+        return False
+    try:
+        family = [process, *process.children(recursive=True)]
+        connections = [each for member in family for each in member.net_connections(kind="tcp")]
+    except psutil.NoSuchProcess:
+        return False
+    listening = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
+    return set(ports) <= listening
+
+
+def hand_over(handle: str, seconds: float) -> None:
+    """Have the process let its clients go, by SIGUSR1, and end; return when it has, or after so long."""
+    process = find(handle)
+    if process is None:
+        return
+    try:
+        process.send_signal(signal.SIGUSR1)
+        process.wait(seconds)
+    except (psutil.TimeoutExpired, psutil.NoSuchProcess):
+        pass
+
+
+def stop(handle: str, grace_seconds: float) -> None:
+    """End the process by SIGTERM, which drains it, and after `grace_seconds` by SIGKILL."""
+    process = find(handle)
+    if process is None:
+        return
+    try:
+        process.terminate()
+        process.wait(grace_seconds)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(grace_seconds)
+    except psutil.NoSuchProcess:
+        pass

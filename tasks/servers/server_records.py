@@ -1,0 +1,139 @@
+"""Which model servers are ours: a record each in `$SLIPWAY_HOME/servers/<model>.json`, and its lock.
+
+A server outlives the run that started it, so what is needed to find, reuse and stop it is on disk.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from configs.home import servers_folder
+from tasks import durable_files
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A server that was started for a model."""
+
+    model_name: str
+    target: str
+    """`docker`, `process` or `external`."""
+    program: str
+    """Image tag, or path of the program."""
+    identity: str
+    """Hash of all that makes it this server: program, its version, flags, base path."""
+    model_base_path: str
+    flags: tuple[str, ...]
+    """Those of `server.flags`; ports, name and base path are added when it starts."""
+    grpc_port: int
+    rest_port: int
+    handle: str = ""
+    """Container id, or `pid:start time`, so that a recycled pid is not mistaken for it, or the address of
+    an external one; "" if stopped."""
+    log: str = ""
+    """File, or for a container the command that shows its log, or "" for an external server."""
+    started_at: str = ""
+    """ISO 8601, UTC."""
+    network: str = "published"
+    """Of a container: `published`, or `host`, in which two can listen on one port."""
+    host: str = LOOPBACK
+    """Where it can be reached."""
+
+    @property
+    def grpc(self) -> str:
+        """Address of the gRPC API."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def rest(self) -> str:
+        """Address of the REST API."""
+        return f"http://{self.host}:{self.rest_port}"
+
+    def describe(self) -> str:
+        """Name the server as a person knows it."""
+        if self.target == "external":
+            return f"external server {self.grpc}"
+        kind = "container" if self.target == "docker" else "process"
+        return f"{kind} {self.handle[:12] if self.target == 'docker' else self.handle.split(':')[0]}"
+
+
+def _file(model_name: str, suffix: str = "") -> Path:
+    return servers_folder() / f"{model_name}{suffix}.json"
+
+
+_REPLACED = ".replaced"
+
+LoneRole = Literal["rehearsal", "canary", "baseline"]
+"""What a server that no client knows is there for, beside the model's own."""
+
+
+def read(model_name: str) -> ServerRecord | None:
+    """Return the record of the model's server; None where none was started, or it was stopped."""
+    return _read(_file(model_name))
+
+
+def read_replaced(model_name: str) -> ServerRecord | None:
+    """Return the server that was stopped for the present one, while that is not yet proven."""
+    return _read(_file(model_name, _REPLACED))
+
+
+def _read(file: Path) -> ServerRecord | None:
+    try:
+        values = json.loads(file.read_text())
+        return ServerRecord(**{**values, "flags": tuple(values["flags"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        return None  # written by another release, or by hand: as good as none
+
+
+def read_lone(model_name: str, role: LoneRole) -> ServerRecord | None:
+    """Return the server that is asked in this role, on ports of its own."""
+    return _read(_file(model_name, f".{role}"))
+
+
+def write_lone(record: ServerRecord, role: LoneRole) -> None:
+    """Note such a server, before it is started and after."""
+    _write(_file(record.model_name, f".{role}"), record)
+
+
+def forget_lone(model_name: str, role: LoneRole) -> None:
+    """Forget it."""
+    _file(model_name, f".{role}").unlink(missing_ok=True)
+
+
+def write(record: ServerRecord) -> None:
+    """Replace the model's record, atomically."""
+    _write(_file(record.model_name), record)
+
+
+def set_aside(record: ServerRecord) -> None:
+    """Keep the record of a server that is about to be replaced, until `settle()`."""
+    _write(_file(record.model_name, _REPLACED), record)
+
+
+def settle(model_name: str) -> None:
+    """Forget the replaced server: the present one is proven, or is the one of before again."""
+    _file(model_name, _REPLACED).unlink(missing_ok=True)
+
+
+def _write(file: Path, record: ServerRecord) -> None:
+    text = json.dumps(asdict(record), indent=2) + "\n"
+    durable_files.write(file, text.encode(), synced=False)
+
+
+def mark_stopped(record: ServerRecord) -> None:
+    """Note that the server was stopped on purpose; its ports stay noted, for the next one."""
+    write(replace(record, handle=""))
+    settle(record.model_name)
+
+
+def now() -> str:
+    """Return this instant as ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

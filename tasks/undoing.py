@@ -1,0 +1,77 @@
+"""Undoing a deploy: what was published is withdrawn, and the version before answers again.
+
+Each step is idempotent: whoever finds the journal of an undoing that was killed does all of it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from configs.schema import DeploymentConfig, SmokeTestConfig
+from tasks import deploy_events, deploy_journal, model_versions, served_answers
+from tasks.artifacts import Run, Withdrawal
+from tasks.deploy_journal import Journal
+from tasks.errors import EnvironmentFault
+from tasks.servers import rollouts
+from tasks.servers.model_servers import Deadline
+from tasks.servers.server_records import ServerRecord
+
+_log = logging.getLogger(__name__)
+
+
+def as_published(journal: Journal) -> Journal:
+    """Return the journal with the version that its run published, which may not have been noted."""
+    found = model_versions.published_by(journal.model_base_path, journal.run_id)
+    if journal.versions or found is None:
+        return journal
+    return replace(journal, versions=(int(found[0].name),))
+
+
+def undo(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Withdrawal:
+    """Hide the journal's versions from servers, and see the version before them answer as it should.
+
+    Without one, the server is stopped. A server that was replaced for this deploy serves again. What is
+    withdrawn is kept, as `<number>.withdrawn`. Raises DeployFailed, SmokeTestFailed, EnvironmentFault;
+    the journal stays then, and whoever finds it tries again.
+    """
+    journal = _noted(replace(journal, state="undoing", previous=_to_serve(journal)))
+    for number in sorted(journal.versions):  # the one that is served last: servers go straight to `previous`
+        model_versions.withdraw(journal.model_base_path, number)
+    done = Withdrawal(max(journal.versions), serving=journal.previous)
+    if journal.previous is None:
+        rollouts.stop(journal.pipeline)
+        if journal.server is not None and journal.server.target == "external":
+            done = replace(done, proof=f"{journal.server.describe()} is left without one")
+    elif (record := rollouts.put_back(journal.pipeline, journal.server)) is None:
+        done = replace(done, proof=f"once a server of {journal.pipeline} is started")
+    else:
+        proof = _see_it_answer(record, journal.previous, deployment, smoke_test, run)
+        done = replace(done, proof=proof)
+    deploy_journal.conclude(journal, "undone")
+    deploy_events.rolled_back(journal.pipeline, done, journal.reason)
+    return done
+
+
+def _to_serve(journal: Journal) -> int | None:
+    """Return the version of before, while it is there, else the highest that stays."""
+    staying = set(model_versions.versions(journal.model_base_path)) - set(journal.versions)
+    return journal.previous if journal.previous in staying else max(staying, default=None)
+
+
+def _noted(journal: Journal) -> Journal:
+    """Note the intent; a disk that is full must not keep a bad version in service."""
+    try:
+        return deploy_journal.write(journal)
+    except EnvironmentFault as error:
+        _log.warning("%s: undone all the same", error.message)
+        return journal
+
+
+def _see_it_answer(
+    record: ServerRecord, version: int, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
+) -> str:
+    deadline = Deadline.after(deployment.load_timeout_seconds)
+    rollouts.wait_for_good(record, version, deadline, run.log("server-before"))
+    endpoint = rollouts.endpoint(record, version, started=False)
+    return served_answers.prove_again(endpoint, smoke_test, run, log="withdraw")

@@ -1,0 +1,112 @@
+"""Golden requests: what is recorded, what travels, and what a candidate must answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from pipelines import exported_digits, trained_digits
+from tensorflow_serving.apis import prediction_log_pb2
+
+from configs.schema import GoldenConfig
+from tasks.answers import golden_requests
+from tasks.artifacts import Recording
+from tasks.errors import DataError
+from tasks.in_tensorflow import record
+from tasks.tensorflow_process import ignore_progress
+
+
+def _example(**more: Any) -> tf.train.Example:
+    example = tf.train.Example()
+    example.features.feature["pixels"].float_list.value.extend([0.5] * 64)
+    for name, value in more.items():
+        feature = example.features.feature[name]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+        else:
+            feature.int64_list.value.append(value)
+    return example
+
+
+def _log(file: Path, *examples: tf.train.Example) -> Path:
+    """A request log as the model server writes one: Classify, with its answers."""
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for example in examples:
+            log = prediction_log_pb2.PredictionLog()
+            log.classify_log.request.model_spec.name = "digits"
+            log.classify_log.request.model_spec.version.value = 7
+            log.classify_log.request.input.example_list.examples.append(example)
+            log.classify_log.response.result.classifications.add()
+            writer.write(log.SerializeToString())
+    return file
+
+
+def _recorded(file: Path, *logs: Path, requests: int = 20, **listed: Any) -> Recording:
+    return record.run(
+        ignore_progress, file, "digits", requests, logs, exported_digits(), trained_digits().config.data,
+        GoldenConfig(features=listed),
+    )  # fmt: skip
+
+
+def test_samples_are_asked_about_by_every_api_without_their_label(tmp_path: Path) -> None:
+    """In turn, each about another example; what is recorded is a request alone."""
+    done = _recorded(tmp_path / "golden", requests=8)
+    logs = golden_requests.read(tmp_path / "golden")
+    asked = [(log.WhichOneof("log_type"), golden_requests.request(log).model_spec) for log in logs]
+    assert (done.requests, done.changed) == (len(logs), ("label",)) == (8, ("label",))
+    assert {kind for kind, _ in asked} == {"predict_log", "classify_log"}
+    assert {spec.signature_name for _, spec in asked} >= {"predict", "serving_default", "classification"}
+    assert all(spec.name == "digits" and not spec.HasField("version") for _, spec in asked)
+    assert b"label" not in (tmp_path / "golden").read_bytes()
+
+
+def test_an_unlisted_feature_is_an_error_that_names_it(tmp_path: Path) -> None:
+    """And nothing is written."""
+    log = _log(tmp_path / "log", _example(user=b"ann@example.org"))
+    with pytest.raises(DataError, match=r"a request holds 'user', which is not in data\.features") as refused:
+        _recorded(tmp_path / "golden", log)
+    assert "golden.features: {user: drop}" in refused.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_listed_features_are_dropped_or_hashed(tmp_path: Path) -> None:
+    """Equal values stay equal, and the same ones in another recording do not: the key is thrown away."""
+    log = _log(
+        tmp_path / "log", _example(user=b"ann", night=1, note=b"x"), _example(user=b"ann", night=2, note=b"y")
+    )
+    listed = {"user": "hash", "night": "hash", "note": "drop"}
+    done = _recorded(tmp_path / "golden", log, **listed)
+    assert (done.requests, done.changed) == (2, ("night", "note", "user"))
+    found = [
+        golden_requests.request(each).input.example_list.examples[0].features.feature
+        for each in golden_requests.read(tmp_path / "golden")
+    ]
+    users = [features["user"].bytes_list.value[0] for features in found]
+    nights = [features["night"].int64_list.value[0] for features in found]
+    assert users[0] == users[1] and len(users[0]) == 64 and b"ann" not in users[0]
+    assert nights[0] != nights[1] and all(night > 2 for night in nights)
+    assert all("note" not in features for features in found)
+    _recorded(tmp_path / "again", log, **listed)
+    assert users[0] not in (tmp_path / "again").read_bytes()
+
+
+def test_answers_and_repetitions_are_not_recorded(tmp_path: Path) -> None:
+    """Of many requests a sample is; the same one every time."""
+    log = _log(tmp_path / "log", *[_example(night=number) for number in (1, 1, 1, 2)])
+    assert _recorded(tmp_path / "golden", log, night="keep").requests == 2
+    assert not any(
+        each.classify_log.HasField("response") for each in golden_requests.read(tmp_path / "golden")
+    )
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for file in (one, other):
+        assert _recorded(file, log, requests=1, night="keep").requests == 1
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_no_request_log_is_refused(tmp_path: Path) -> None:
+    """By its name."""
+    (tmp_path / "log").write_text("hello, this is no TFRecord at all")
+    with pytest.raises(DataError, match="log is not a TFRecord of PredictionLogs"):
+        _recorded(tmp_path / "golden", tmp_path / "log")

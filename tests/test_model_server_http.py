@@ -1,0 +1,167 @@
+"""REST at its edges: packed answers, limits, shed load, few threads, methods that no path has."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import io
+import json
+import threading
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_server_fixtures import NAME, Models, RunningServer, StartServer
+from waiting import eventually
+
+from model_server import http_bodies
+
+pytest_plugins = ["model_server_fixtures"]
+PREDICT = f"/v1/models/{NAME}:predict"
+ENDLESS = json.dumps({"signature_name": "turns", "inputs": 10**12}).encode()
+SMALL = {"instances": [1.0]}
+
+
+@pytest.fixture(scope="module")
+def small_server(
+    models: Models, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> RunningServer:
+    """One thread, one place to wait, a tenth of a megabyte, and runs of at most two seconds."""
+    base_path = tmp_path_factory.mktemp("http")
+    models.publish(base_path, 1)
+    return start_server(
+        base_path,
+        "--rest_api_num_threads=1",
+        "--rest_api_timeout_in_ms=2000",
+        MODEL_SERVER_REST_QUEUE="1",
+        MODEL_SERVER_REST_BODY_MEGABYTES="0.1",
+    )
+
+
+def test_one_thread_answers_more_than_one_connection(small_server: RunningServer) -> None:
+    """The official server freezes with --rest_api_num_threads=1; an idle connection holds no thread here."""
+    idle = http.client.HTTPConnection("127.0.0.1", small_server.rest_port, timeout=20)
+    try:
+        for _ in range(2):
+            idle.request("POST", PREDICT, json.dumps(SMALL))
+            assert idle.getresponse().read()
+            assert small_server.post(PREDICT, SMALL)[0] == 200
+    finally:
+        idle.close()
+
+
+def test_load_past_the_bound_is_shed(small_server: RunningServer) -> None:
+    """503 with Retry-After, at once; what was admitted is answered, here by its timeout."""
+    answers: list[tuple[int, Any, bytes]] = []
+    threads: list[threading.Thread] = []
+
+    def shed() -> list[tuple[int, Any, bytes]]:
+        threads.append(
+            threading.Thread(target=lambda: answers.append(small_server.raw("POST", PREDICT, ENDLESS)))
+        )
+        threads[-1].start()
+        return [answer for answer in answers if answer[0] == 503]
+
+    _, headers, body = eventually(shed, 20)[0]
+    assert headers["Retry-After"] == "1"
+    assert json.loads(body)["error"].startswith("The server is busy: 2 requests are being answered or wait")
+    for thread in threads:
+        thread.join(20)
+    assert {status for status, _, _ in answers} == {503, 504}
+
+
+def test_status_is_answered_while_all_threads_are_busy(small_server: RunningServer) -> None:
+    """It does not wait for those that keep the server busy."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(small_server.post(PREDICT, ENDLESS)))
+    thread.start()
+    assert small_server.get(f"/v1/models/{NAME}")[0] == 200
+    assert answers == []
+    thread.join(20)
+
+
+def test_a_body_past_the_limit_is_refused(small_server: RunningServer) -> None:
+    """413, whether it is announced, in chunks, or packed."""
+    large = json.dumps({"instances": [0.0] * 40_000}).encode()
+    assert small_server.post(PREDICT, large)[0] == 413
+    assert small_server.post(PREDICT, gzip.compress(large), Content_Encoding="gzip")[0] == 413
+    connection = http.client.HTTPConnection("127.0.0.1", small_server.rest_port, timeout=20)
+    connection.request("POST", PREDICT, iter([large[:50_000]] * 3), encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_large_answers_are_packed_for_who_accepts_it(half_plus_two: RunningServer) -> None:
+    """The same JSON; small ones, and those for others, stay plain."""
+    body = json.dumps({"instances": [0.5] * 1000}).encode()
+    _, headers, plain = half_plus_two.raw("POST", PREDICT, body)
+    assert headers["Content-Encoding"] is None
+    _, headers, packed = half_plus_two.raw("POST", PREDICT, body, Accept_Encoding="deflate, gzip;q=0.5")
+    assert (headers["Content-Encoding"], headers["Vary"]) == ("gzip", "Accept-Encoding")
+    assert gzip.decompress(packed) == plain
+    _, headers, _ = half_plus_two.raw("POST", PREDICT, json.dumps(SMALL).encode(), Accept_Encoding="gzip")
+    assert headers["Content-Encoding"] is None
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True), ("*", True), ("br, gzip", True), ("gzip;q=0.1, br", True), ("gzip; q=1", True),
+        ("", False), ("br", False), ("gzip;q=0", False), ("gzip;q=0.0, br", False), ("x-gzip", False),
+    ],
+)  # fmt: skip
+def test_what_accept_encoding_accepts(accepted: str, packed: bool) -> None:
+    """By RFC 9110; a weight of 0 is a refusal."""
+    headers = http.client.HTTPMessage()
+    headers["Accept-Encoding"] = accepted
+    assert http_bodies.takes_gzip(headers, b"x" * 2000) is packed
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
+def test_methods_that_no_path_has(half_plus_two: RunningServer, method: str) -> None:
+    """In the official words, and the connection goes on."""
+    connection = http.client.HTTPConnection("127.0.0.1", half_plus_two.rest_port, timeout=20)
+    connection.request(method, "/v1/models/x", b"{}" if method != "HEAD" else None)
+    response = connection.getresponse()
+    assert response.status == 400
+    body = response.read()
+    assert body == b"" if method == "HEAD" else f"Malformed request: {method} /v1/models/x" in body.decode()
+    connection.request("GET", f"/v1/models/{NAME}")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ({"Content-Length": "+5"}, b"12345"),
+        ({"Content-Length": "1_0"}, b"1234567890"),
+        ({"Content-Length": "9"}, b"short"),
+        ({"Content-Length": "5", "Transfer-Encoding": "chunked"}, b"0\r\n\r\n"),
+        ({"Transfer-Encoding": "gzip, chunked"}, b"0\r\n\r\n"),
+        ({"Transfer-Encoding": "chunked"}, b"-5\r\n12345\r\n0\r\n\r\n"),
+        ({"Transfer-Encoding": "chunked"}, b"2\r\n1234\r\n0\r\n\r\n"),
+        ({"Transfer-Encoding": "chunked"}, b""),
+    ],
+)
+def test_bodies_without_a_clear_end_are_refused(head: dict[str, str], body: bytes) -> None:
+    """Nothing that a proxy in front might read otherwise."""
+    headers = http.client.HTTPMessage()
+    for name, value in head.items():
+        headers[name] = value
+    with pytest.raises(http_bodies.BodyError, match="length of the body") as caught:
+        http_bodies.read(io.BytesIO(body), headers, 1000)
+    assert caught.value.status is HTTPStatus.BAD_REQUEST
+
+
+def test_cors_headers_are_on_every_answer(models: Models, start_server: StartServer, tmp_path: Path) -> None:
+    """With --rest_api_enable_cors_support: errors too; a preflight needs an Origin."""
+    models.publish(tmp_path, 1)
+    server = start_server(tmp_path, "--rest_api_enable_cors_support")
+    for path in (PREDICT, "/v1/models/unknown:predict"):
+        headers = server.raw("POST", path, json.dumps(SMALL).encode())[1]
+        assert headers["Access-Control-Allow-Origin"] == "*"
+    assert server.raw("OPTIONS", PREDICT, None, Origin="https://example.org")[0] == 200
+    assert server.raw("OPTIONS", PREDICT, None, Origin="file://x")[0] == 400
+    assert server.raw("OPTIONS", PREDICT, None)[0] == 400

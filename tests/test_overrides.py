@@ -1,0 +1,47 @@
+"""What one run may be told in place of its YAML: the form's types and limits, dry run and force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from configs.overrides import OFFERED, Overrides, given
+
+
+def test_the_form_has_the_schemas_limits() -> None:
+    """Prefect refuses a wrong value by this JSON Schema, before a run begins."""
+    fields = Overrides.model_json_schema()["properties"]
+    assert list(fields) == list(OFFERED)
+    number, nothing = fields["training.max_steps"]["anyOf"]
+    assert (number, nothing) == ({"exclusiveMinimum": 0, "type": "integer"}, {"type": "null"})
+    assert sorted(fields["deployment.target"]["anyOf"][0]["enum"]) == [
+        "auto", "docker", "external", "process",
+    ]  # fmt: skip
+    assert [field["position"] for field in fields.values()] == list(range(len(OFFERED)))
+    assert all(field["title"] == path for path, field in fields.items())
+
+
+@pytest.mark.parametrize("wrong", [{"training.max_steps": -5}, {"deployment.target": "cloud"}])
+def test_a_wrong_value_is_refused(wrong: dict[str, Any]) -> None:
+    """By the same limits as in the YAML."""
+    with pytest.raises(ValidationError):
+        Overrides.model_validate(wrong)
+
+
+def test_any_other_path_may_be_given() -> None:
+    """It is checked when the run reads its configuration."""
+    told = {"training.max_steps": 5, "model.params": {"hidden_units": [3]}, "training.cluster": None}
+    assert given(Overrides.model_validate(told)) == told
+
+
+def test_what_the_form_leaves_empty_is_not_given() -> None:
+    """The YAML's value stays."""
+    assert given(Overrides.model_validate(dict.fromkeys(OFFERED))) == {}
+    assert given(None) == {}
+
+
+def test_force_passes_over_the_gate_on_metrics() -> None:
+    """And over nothing else."""
+    assert given({"training.seed": 2}, force=True) == {"training.seed": 2, "evaluation.gate": "reported"}

@@ -1,0 +1,96 @@
+"""`slipway status` without a pipeline: every pipeline of this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from slipway_command import REPOSITORY, Slipway, free_port
+
+from flows import overview
+
+PULL = {"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}
+DUE = (datetime.now(timezone.utc) + timedelta(hours=3)).replace(microsecond=0)
+
+
+def _left(home: Path, name: str, outcome: str) -> None:
+    folder = home / "runs" / name / "20261122-030000-000000"
+    folder.mkdir(parents=True)
+    (folder / "verdict.json").write_text(json.dumps({"outcome": outcome, "run_id": folder.name}))
+
+
+@pytest.fixture
+def prefect() -> Iterator[str]:
+    """What Prefect's API says of two deployments, one of them of the digits."""
+    answers: dict[str, list[dict[str, Any]]] = {
+        "/api/deployments/filter": [
+            {"id": "d1", "parameters": {"pipeline": "configs/digits"}, "pull_steps": [PULL]},
+            {"id": "d2", "parameters": {}, "pull_steps": None},
+        ],
+        "/api/flow_runs/filter": [
+            {"deployment_id": "d1", "expected_start_time": (DUE + timedelta(days=1)).isoformat()},
+            {"deployment_id": "d1", "expected_start_time": DUE.isoformat().replace("+00:00", "Z")},
+        ],
+    }  # fmt: skip
+
+    class Api(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps(answers[self.path]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/api"
+        server.shutdown()
+
+
+def _shown() -> str:
+    console = Console(record=True, width=200)
+    assert overview.show(console) == 0
+    return console.export_text()
+
+
+def test_every_pipeline_has_a_line(home: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves, how the last run ended, and the soonest of the next ones."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    _left(home, "digits", "deployed")
+    _left(home, "other", "rolled_back")
+    digits, other = (line for line in _shown().splitlines() if line.startswith(("digits", "other")))
+    assert "nothing" in digits
+    assert "deployed (20261122-030000-000000)" in digits
+    assert f"{DUE.astimezone():%Y-%m-%d %H:%M}" in digits
+    assert "rolled back" in other
+    assert other.rstrip().endswith("none")
+
+
+@pytest.mark.parametrize("answer", ["refused", "no JSON"])
+def test_without_a_prefect_server_the_rest_is_shown(
+    home: Path, answer: str, prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether nobody listens, or something else does."""
+    api = f"http://127.0.0.1:{free_port()}/api" if answer == "refused" else f"{prefect}/nowhere"
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    _left(home, "digits", "rejected")
+    shown = _shown()
+    assert "rejected" in shown
+    assert "no Prefect server answers" in shown
+
+
+def test_before_the_first_run_it_says_how_to_begin(slipway: Slipway) -> None:
+    """By the command itself."""
+    shown = slipway("status")
+    assert shown.exit_code == 0, shown.output
+    assert "no pipeline has been run yet" in shown.output
