@@ -106,6 +106,45 @@ def test_sigterm_ends_all(pair: RunningServer) -> None:
     assert not worker.is_running()
 
 
+def test_sigusr1_hands_the_port_over(models: Models, start_server: StartServer, tmp_path: Path) -> None:
+    """Two processes leave the port to two others, with exit code 0: callers of both see no failure."""
+    models.publish(tmp_path, 1)
+    shared = {"MODEL_SERVER_PROCESSES": "2", "MODEL_SERVER_SHARE_PORTS": "true"}
+    old = start_server(tmp_path, "--grpc_channel_arguments=grpc.max_connection_age_ms=1000", **shared)
+    old.wait_for_log("listening")
+    new = start_server(tmp_path, f"--port={old.port}", wait=False, **shared)
+    new.wait_for_log("listening")
+    answers: list[tuple[float, int]] = []
+    failures: list[grpc.RpcError] = []
+    stop = threading.Event()
+
+    def look(channel: grpc.Channel) -> None:
+        while not stop.is_set():
+            try:
+                answers.append(ask(channel))
+            except grpc.RpcError as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=look, args=(channel,)) for channel in channels(old, 8)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: len(answers) > 100)
+        gone = workers(old)
+        old.process.send_signal(signal.SIGUSR1)
+        assert old.process.wait(60) == 0
+        asked = len(answers)
+        eventually(lambda: len(answers) > asked + 100)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [], old.log
+    assert set(answers) == {(expected(2.0), 1)}
+    assert gone and not any(each.is_running() for each in gone)
+    assert "handed over" in old.log
+
+
 def test_everything_is_answered_on_every_connection(pair: RunningServer) -> None:
     """Status, metadata, health, errors: by whichever process a client has come to."""
     for channel in channels(pair):
