@@ -123,10 +123,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as name:
         folder = Path(name)
         small = write_examples(folder, options.examples)
-        turns = Pair(**measured(kind="turns", files=[small], steps=options.block, max_steps=10**9))
-        if options.turns_only:
-            report(console, f"blocks of {options.block} steps", [("steps/s, taking turns", turns, "≥ 0.98")])
-            return
         paces, memory, cpu = train_in_turns(folder, small, options)
         inputs = Pair(**measured(kind="input", files=[small], steps=options.input_batches))
         large = write_examples(folder, options.large_examples)
@@ -135,7 +131,6 @@ def main() -> None:
     report(console, f"training, {options.rounds} rounds of {options.steps:,} steps", [
         ("steps/s", paces, "≥ 0.98"),
         ("examples/s", _times(paces, options.batch_size), "≥ 0.98"),
-        ("steps/s, taking turns in one process", turns, "≥ 0.98"),
         ("input pipeline alone, batches/s", inputs, "≥ 1.00"),
         ("CPU seconds, imports and all", cpu, ""),
         ("peak memory, MiB", memory, ""),
@@ -160,8 +155,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--warm-up", type=int, default=1000, help="steps that are not timed")
     parser.add_argument("--input-batches", type=int, default=2000, help="batches in a block")
-    parser.add_argument("--block", type=int, default=150, help="steps of a turn")
-    parser.add_argument("--turns-only", action="store_true", help="half a minute instead of many")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--large-examples", type=int, default=1_000_000)
     options = parser.parse_args()

@@ -1,7 +1,6 @@
 """One measured run, in a process of its own: `python benchmarks/training_runs.py '{"kind": "ours", …}'`.
 
-`ours` and `bare` train; `input` times both input pipelines, and `turns` both trainings, which take turns.
-Prints a line of JSON.
+`ours` and `bare` train; `input` times both input pipelines, which take turns. Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,57 +86,6 @@ def input_alone(files: Sequence[Path], pipeline: Pipeline, batches: int) -> dict
     return {"ours": [pace for pace, _ in paces], "bare": [pace for _, pace in paces]}
 
 
-def in_turns(files: Sequence[Path], pipeline: Pipeline, steps: int) -> dict[str, Any]:
-    """Return steps/s of every block of both trainings, which take turns in this process.
-
-    Each is a session of its own with the model, the input and the hooks of its side; no checkpoints.
-    """
-    from tasks.estimators.training_hooks import ReportProgress, StopOnSigterm
-    from tasks.examples.tf_examples import training_batches
-
-    training = pipeline.config.training
-    hooks = [ReportProgress(tensorflow_process.ignore_progress, training), StopOnSigterm()]
-    mine = _steps(lambda: training_batches(files, pipeline.config.data, training), pipeline, hooks, steps)
-    theirs = _steps(lambda: bare_batches(files, pipeline), pipeline, [], steps)
-    warm_up = 5
-    paces = [(next(mine), next(theirs)) for _ in range(warm_up + 3 * TURNS)][warm_up:]
-    return {"ours": [pace for pace, _ in paces], "bare": [pace for _, pace in paces]}
-
-
-def _steps(
-    batches: Callable[[], Any], pipeline: Pipeline, hooks: Sequence[Any], steps: int
-) -> Iterator[float]:
-    """Yield steps/s of block after block of training on `batches`."""
-    session, fetched = _training(batches, pipeline, hooks)
-    while True:
-        for step in range(-steps // 5, steps):  # in the first ones the other side's input fills its buffers
-            if step == 0:
-                started = time.perf_counter()
-            session.run(fetched)
-        yield steps / (time.perf_counter() - started)
-
-
-def _training(batches: Callable[[], Any], pipeline: Pipeline, hooks: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Return a session that trains as the Estimator's does, and what a step runs."""
-    import tensorflow as tf
-
-    from tasks.estimators import accelerators, assembly
-
-    tf1, config = tf.compat.v1, pipeline.config
-    with tf.Graph().as_default() as graph:
-        tf1.set_random_seed(config.training.seed)
-        tf1.train.create_global_step(graph)
-        session_config = accelerators.claim(config.training.accelerator)
-        nowhere = _run(Path("not-written"))
-        estimator = assembly.build(config.model, config.training, config.data, nowhere, session_config)
-        iterator = tf1.data.make_initializable_iterator(batches())
-        tf1.add_to_collection(tf1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
-        spec = estimator._call_model_fn(*iterator.get_next(), "train", estimator.config)
-        tf1.add_to_collection(tf1.GraphKeys.LOSSES, spec.loss)
-        creator = tf1.train.ChiefSessionCreator(config=session_config)
-        return tf1.train.MonitoredSession(creator, hooks), [spec.train_op, spec.loss]
-
-
 def _blocks(dataset: Any, batches: int) -> Iterator[float]:
     import tensorflow as tf
 
@@ -156,9 +104,9 @@ def _blocks(dataset: Any, batches: int) -> Iterator[float]:
 def main(asked: dict[str, Any]) -> None:
     """Run what is asked for, and print its numbers as the last line."""
     files = [Path(file) for file in asked["files"]]
-    pipeline = digits(asked.get("max_steps", asked["steps"]))
-    if asked["kind"] in ("input", "turns"):
-        measured = {"input": input_alone, "turns": in_turns}[asked["kind"]](files, pipeline, asked["steps"])
+    pipeline = digits(asked["steps"])
+    if asked["kind"] == "input":
+        measured = input_alone(files, pipeline, asked["steps"])
     else:
         folder = Path(asked["folder"])
         measured = {"ours": ours, "bare": bare}[asked["kind"]](folder, files, pipeline)

@@ -16,7 +16,7 @@ def test_training_beside_the_bare_estimator_is_measured() -> None:
     """A round of few steps gives a ratio for steps/s, for the input alone, and memory at both sizes."""
     options = {
         "rounds": 1, "steps": 300, "warm-up": 100, "input-batches": 20, "examples": 500,
-        "large-examples": 1000, "block": 5,
+        "large-examples": 1000,
     }  # fmt: skip
     finished = subprocess.run(
         [sys.executable, REPOSITORY / "benchmarks" / "training.py",
@@ -26,7 +26,6 @@ def test_training_beside_the_bare_estimator_is_measured() -> None:
     assert finished.returncode == 0, finished.stderr
     for row in (
         "steps/s",
-        "steps/s, taking turns in one process",
         "examples/s",
         "input pipeline alone, batches/s",
         "peak memory, MiB",
