@@ -21,6 +21,7 @@ from configs.serving import (
     DeploymentConfig,
     GoldenConfig,
     LatencyConfig,
+    LimitsConfig,
     ServerConfig,
     SmokeTestConfig,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "ExportConfig",
     "GoldenConfig",
     "LatencyConfig",
+    "LimitsConfig",
     "ModelConfig",
     "Name",
     "PipelineConfig",
@@ -88,6 +90,10 @@ class PipelineConfig(Slice):
             raise ValueError("server.image needs deployment.target docker or auto, not process")
         if self.server.executable is not None and self.deployment.target == "docker":
             raise ValueError("server.executable needs deployment.target process or auto, not docker")
+        if self.server.limits != LimitsConfig() and (
+            self.server.executable is not None or self.deployment.target == "process"
+        ):
+            raise ValueError("server.limits are a container's: a process is not limited")
         if self.server != ServerConfig() and self.deployment.target == "external":
             raise ValueError("server says what a run starts: deployment.target external starts none")
         return self

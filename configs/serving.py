@@ -118,6 +118,19 @@ class GoldenConfig(Slice):
     always dropped; any other has to be listed, so that nothing private travels unseen."""
 
 
+class LimitsConfig(Slice):
+    """What a server's container may take of the machine; a process has no limits but the machine's."""
+
+    memory_mb: Annotated[int, Field(ge=64)] = 4096
+    """Most memory, in MiB, swap included; beyond it the engine ends the server."""
+
+    cpus: Annotated[float, Field(ge=0.01)] | None = None
+    """Most processors, `1.5` for one; by default all of the engine's but one, and at least one."""
+
+    pids: Annotated[int, Field(ge=16)] = 512
+    """Most processes and threads."""
+
+
 OWN_FLAGS = frozenset({"port", "rest_api_port", "model_name", "model_base_path"})
 
 
@@ -134,6 +147,9 @@ class ServerConfig(Slice):
     """How a container is reached. `published`: in a network of its own, its ports published on 127.0.0.1.
     `host`: in the machine's network, listening on 127.0.0.1: a changed image or flag takes over without a
     gap then, but the model's code can reach whatever else listens there."""
+
+    limits: LimitsConfig = LimitsConfig()
+    """Of the container; other limits are another server, which takes the running one's place."""
 
     flags: dict[str, str | bool | int | float] = {}
     """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`."""

@@ -48,6 +48,15 @@ class Check:
 
 
 @dataclass(frozen=True)
+class ContainerLimits:
+    """What a container may take of the machine."""
+
+    memory_mb: int
+    cpus: float
+    pids: int
+
+
+@dataclass(frozen=True)
 class ServingTarget:
     """Where this run will serve, decided and checked before anything is changed."""
 
@@ -67,6 +76,8 @@ class ServingTarget:
     """Those of `server.flags`, as tensorflow_model_server takes them."""
     network: str = "published"
     """`server.network`: how a container is reached."""
+    limits: ContainerLimits | None = None
+    """What a container may take of the machine."""
     host: str = "127.0.0.1"
     """Where it listens, or for `external` where it can be reached."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from configs.schema import DeploymentConfig, ServerConfig
+from configs.schema import DeploymentConfig, LimitsConfig, ServerConfig
 from tasks import model_versions
-from tasks.artifacts import Run, ServingTarget
+from tasks.artifacts import ContainerLimits, Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
 from tasks.servers import model_servers, model_status, server_image, server_process, server_records
 from tasks.servers.server_records import ServerRecord
@@ -35,6 +35,7 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
         live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
         flags=tuple(model_servers.own_flags(server)),
         network=server.network if kind == "docker" else "published",
+        limits=_limits(server.limits, record) if kind == "docker" else None,
         grpc_port=ports["grpc_port"],
         rest_port=ports["rest_port"],
     )
@@ -115,6 +116,22 @@ def _process(server: ServerConfig, reason: str) -> tuple[str, str, str]:
 
 def _container(server: ServerConfig, reason: str) -> tuple[str, str, str]:
     return "docker", server_image.ensure(server_image.engine(), server.image, _tell), reason
+
+
+def _limits(wanted: LimitsConfig, record: ServerRecord | None) -> ContainerLimits | None:
+    """Return the limits of the container, of an engine with so many processors.
+
+    Where no engine answers, the container that runs keeps those that it has.
+    """
+    try:
+        processors = int(server_image.engine().info()["NCPU"])
+    except EnvironmentFault:
+        return record.limits if record is not None else None
+    if wanted.cpus is not None and wanted.cpus > processors:
+        message = f"server.limits.cpus is {wanted.cpus:g}, and the Docker engine has {processors}"
+        raise EnvironmentFault(message, "give at most so many")
+    cpus = wanted.cpus if wanted.cpus is not None else max(1, processors - 1)
+    return ContainerLimits(wanted.memory_mb, cpus, wanted.pids)
 
 
 def _tell(line: str) -> None:

@@ -26,7 +26,7 @@ from configs.loading import Pipeline
 from tasks.answers import kept_answers, offline_answers
 from tasks.artifacts import Candidate, Signature
 from tasks.model_versions import candidate_folder, versions
-from tasks.servers import model_servers
+from tasks.servers import model_servers, server_records
 from tasks.servers.server_records import ServerRecord
 
 NAME = "faulty"
@@ -251,8 +251,7 @@ class World:
 
     def record(self, name: str = f"{NAME}.json") -> ServerRecord:
         """Return the record of the server."""
-        values = json.loads((self.home / "servers" / name).read_text())
-        return ServerRecord(**{**values, "flags": tuple(values["flags"])})
+        return server_records.parsed((self.home / "servers" / name).read_text())
 
     def close(self) -> None:
         """Stop the server, if there is one, and the one that it was to replace."""

@@ -340,6 +340,7 @@ CONTRADICTIONS = [
     ),
     ("deployment.grpc_port", 8501, "'deployment': grpc_port and rest_port are both 8501"),
     ("server", {"image": "a", "executable": "/b"}, "'server': give at most one of 'image' and 'executable'"),
+    ("server", {"executable": "/b", "limits": {"pids": 99}}, "server.limits are a container's"),
     ("server.flags", {"rest_api_port": 1}, "'server': the flag 'rest_api_port' is set by Slipway"),
     ("server.flags", {"model_base_path": "/x"}, "'server': the flag 'model_base_path' is set by Slipway"),
 ]

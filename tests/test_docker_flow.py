@@ -55,18 +55,27 @@ def test_the_container_answers_for_the_held_out_digits(deployed: Finished, modul
     assert served_accuracy(deployed.verdict["endpoint"]["grpc"], records, labels) >= 0.95
 
 
-def test_the_container_can_do_no_harm(container: dict[str, Any]) -> None:
+def test_the_container_can_do_no_harm(container: dict[str, Any], engine: docker.DockerClient) -> None:
     """Not root, read-only root and models, no capabilities, no new privileges, limits, loopback only."""
+    processors = int(engine.info()["NCPU"])
     host = container["HostConfig"]
     assert container["Config"]["User"] not in ("", "0", "root")
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
     assert "no-new-privileges" in host["SecurityOpt"][0]
-    assert host["Memory"] > 0
-    assert host["PidsLimit"] > 0
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (4096 << 20, 4096 << 20, 512)
+    assert host["NanoCpus"] == max(1, processors - 1) * 10**9
     assert not container["Mounts"][0]["RW"]
     published = [binding["HostIp"] for ports in host["PortBindings"].values() for binding in ports]
     assert published == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_more_processors_than_there_are_is_told_first(engine: docker.DockerClient, slipway: Slipway) -> None:
+    """By preflight, before anything is trained."""
+    refused = slipway.run(DIGITS, *QUICK, "deployment.target=docker", "server.limits.cpus=4096")
+    assert refused.exit_code == 1
+    assert "server.limits.cpus is 4096, and the Docker engine has" in refused.verdict["error"]["message"]
+    assert refused.verdict["stages"][-1]["name"] == "preflight"
 
 
 def test_a_proven_container_comes_back_with_the_machine(container: dict[str, Any]) -> None:

@@ -67,7 +67,8 @@ def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
     """Return a hash of all that makes the server what it is; when it changes, the server is replaced."""
     what = server_process.identity(server.executable) if kind == "process" else program
     network = [server.network] if kind == "docker" and server.network != "published" else []
-    text = "\n".join([kind, what, str(base), *network, *own_flags(server)])
+    limits = [server.limits.model_dump_json()] if kind == "docker" else []
+    text = "\n".join([kind, what, str(base), *network, *limits, *own_flags(server)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -94,6 +95,7 @@ def planned(target: ServingTarget, run: Run) -> ServerRecord:
         model_base_path=str(run.model_base_path),
         flags=target.flags,
         network=target.network,
+        limits=target.limits,
         host=target.host,
         grpc_port=target.grpc_port,
         rest_port=target.rest_port,

@@ -14,6 +14,7 @@ from docker.models.containers import Container
 from docker.types import Mount
 
 from configs.home import home
+from tasks.artifacts import ContainerLimits
 from tasks.errors import DeployFailed
 from tasks.servers.server_image import engine
 from tasks.servers.server_records import LoneRole, ServerRecord
@@ -21,8 +22,8 @@ from tasks.servers.server_records import LoneRole, ServerRecord
 GRPC_PORT, REST_PORT = 8500, 8501
 """Ports inside the container, as the official image has them."""
 
-_MEMORY_LIMIT = "4g"
-_PIDS_LIMIT = 512
+_LIMITS_OF_OLD = ContainerLimits(memory_mb=4096, cpus=1, pids=512)
+"""Of a server that was noted by a release whose records had no limits."""
 _UNPRIVILEGED = "65532:65532"
 """The user of our image, model_server."""
 _READABLE_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
@@ -96,13 +97,12 @@ def start(
             tmpfs={"/tmp": "size=256m"},  # noqa: S108 (inside the container)
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            mem_limit=_MEMORY_LIMIT,
-            pids_limit=_PIDS_LIMIT,
             init=True,  # the official image's entrypoint does not pass SIGTERM on
             environment=_environment(record, share_ports),
             labels={"slipway.model": record.model_name, "slipway.home": str(home())},
             mounts=[_models(record)],
             **_network(record),
+            **_limits(record),
         )
     except APIError as error:
         _remove(client, name)
@@ -147,6 +147,17 @@ def _network(record: ServerRecord) -> dict[str, Any]:
         f"{REST_PORT}/tcp": ("127.0.0.1", record.rest_port),
     }
     return {"ports": ports}
+
+
+def _limits(record: ServerRecord) -> dict[str, Any]:
+    limits = record.limits or _LIMITS_OF_OLD
+    memory = f"{limits.memory_mb}m"
+    return {
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "nano_cpus": round(limits.cpus * 1e9),
+        "pids_limit": limits.pids,
+    }
 
 
 def keep_running(container_id: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from configs.home import servers_folder
 from tasks import durable_files
+from tasks.artifacts import ContainerLimits
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,6 +43,8 @@ class ServerRecord:
     """ISO 8601, UTC."""
     network: str = "published"
     """Of a container: `published`, or `host`, in which two can listen on one port."""
+    limits: ContainerLimits | None = None
+    """Of a container: what it may take of the machine."""
     host: str = LOOPBACK
     """Where it can be reached."""
 
@@ -85,12 +88,19 @@ def read_replaced(model_name: str) -> ServerRecord | None:
 
 def _read(file: Path) -> ServerRecord | None:
     try:
-        values = json.loads(file.read_text())
-        return ServerRecord(**{**values, "flags": tuple(values["flags"])})
+        return parsed(file.read_text())
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError):
         return None  # written by another release, or by hand: as good as none
+
+
+def parsed(text: str) -> ServerRecord:
+    """Return the record that was written as `text`. Raises ValueError, TypeError or KeyError."""
+    values = json.loads(text)
+    flags, limits = tuple(values["flags"]), values.get("limits")
+    typed = {"flags": flags, "limits": ContainerLimits(**limits) if limits is not None else None}
+    return ServerRecord(**{**values, **typed})
 
 
 def read_lone(model_name: str, role: LoneRole) -> ServerRecord | None:
