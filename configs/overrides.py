@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import SkipJsonSchema
 
 from configs.schema import PipelineConfig
 
@@ -18,7 +19,7 @@ OFFERED = (
     "training.max_steps", "training.batch_size", "training.seed", "training.stall_timeout_seconds",
     "evaluation.batch_size", "export.keep_versions", "deployment.target", "deployment.load_timeout_seconds",
 )  # fmt: skip
-"""None of them may be null in the YAML: null is what the form sends for a field that is left empty."""
+"""None of them may be null in the YAML: null says that a field is not given."""
 _FORCED = {"evaluation.gate": "reported"}
 
 
@@ -33,12 +34,18 @@ def _field(path: str) -> FieldInfo:
 
 
 def _optional(position: int, path: str) -> tuple[Any, Any]:
+    """Return a field that need not be given; in the form it is a box, and not a choice between two types."""
     field = _field(path)
     typed: Any = (field.annotation, *field.metadata)
     limited: Any = Annotated[typed] if field.metadata else field.annotation
     said = f"In place of the YAML's {path}. {field.description or ''}"
-    shown = Field(None, alias=path, title=path, description=said, json_schema_extra={"position": position})
-    return limited | None, shown
+
+    def shown_as(schema: dict[str, Any]) -> None:
+        schema["position"] = position
+        del schema["default"]
+
+    shown = Field(None, alias=path, title=path, description=said, json_schema_extra=shown_as)
+    return limited | SkipJsonSchema[None], shown
 
 
 if TYPE_CHECKING:
@@ -50,9 +57,12 @@ else:
         **{path.replace(".", "__"): _optional(at, path) for at, path in enumerate(OFFERED)},
     )
 
+NOTHING: Overrides = {}
+"""What a run is told by default: in the form, all fields lie open."""
+
 
 def given(overrides: Mapping[str, Any] | BaseModel | None, *, force: bool = False) -> dict[str, Any]:
-    """Return key path to value, as `load_pipeline` takes it; a field that the form left empty is not given.
+    """Return key path to value, as `load_pipeline` takes it, without the fields that were left empty.
 
     With `force` the gate on metrics is passed over: missed thresholds are told, and reject nothing.
     """
@@ -61,6 +71,6 @@ def given(overrides: Mapping[str, Any] | BaseModel | None, *, force: bool = Fals
 
 
 def _filled(form: BaseModel) -> dict[str, Any]:
-    """Return what was filled in: the form in the UI sends null for every field that was not."""
+    """Return what was filled in."""
     told = form.model_dump(by_alias=True)
     return {path: value for path, value in told.items() if value is not None or path not in OFFERED}

@@ -95,7 +95,7 @@ def _marked(client: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
 
 def _to_go_on(killed: InterruptedRun, flow_run: FlowRun) -> dict[str, Any]:
     """Return the flow's parameters; what was overridden is in the run's own configuration."""
-    fresh = {"overrides": None, "force": False, "dry_run": False}
+    fresh = {"overrides": {}, "force": False, "dry_run": False}
     told = {**flow_run.parameters, **{name: fresh[name] for name in fresh if name in flow_run.parameters}}
     return {**told, "resume": killed.run_id}
 

@@ -13,7 +13,7 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.overrides import Overrides, given
+from configs.overrides import NOTHING, Overrides, given
 from flows.policy import evaluate, export, ingest, run_name, train, validate
 from tasks.data_checking import check_data
 from tasks.runs.recorded_runs import recorded_run
@@ -22,7 +22,7 @@ from tasks.runs.recorded_runs import recorded_run
 @flow(name="retrain", flow_run_name=run_name)
 def retrain(
     pipeline: str,
-    overrides: Overrides | None = None,
+    overrides: Overrides = NOTHING,
     run_id: str | None = None,
     resume: str | None = None,
     dry_run: bool = False,

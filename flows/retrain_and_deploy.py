@@ -13,7 +13,7 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.overrides import Overrides, given
+from configs.overrides import NOTHING, Overrides, given
 from flows.policy import canary, evaluate, export, ingest, run_name, train, undone_on_failure, validate
 from tasks.data_checking import check_data
 from tasks.deployment import deploy
@@ -28,7 +28,7 @@ from tasks.smoke_testing import smoke_test
 @flow(name="retrain-and-deploy", flow_run_name=run_name)
 def retrain_and_deploy(
     pipeline: str,
-    overrides: Overrides | None = None,
+    overrides: Overrides = NOTHING,
     run_id: str | None = None,
     resume: str | None = None,
     dry_run: bool = False,

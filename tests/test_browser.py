@@ -230,12 +230,18 @@ class TestTheDeployment:
         assert page.get_by_role("switch").first.is_checked()
         _saved(page, "deployment")
 
-    def test_its_form_refuses_a_wrong_value(self, page: Any, nightly: Nightly) -> None:
-        """The parameters have their meaning beside them; without a pipeline no run is made."""
+    @pytest.fixture
+    def form(self, page: Any, nightly: Nightly) -> Any:
+        """The page of a custom run, as it comes."""
         page.goto(f"{nightly.ui}/deployments/deployment/{nightly.deployment}")
         page.get_by_role("button", name="Run", exact=True).click()
         page.get_by_text("Custom run").click()
         page.get_by_text("folder that holds a pipeline.yaml, or a YAML file").wait_for()
+        return page
+
+    def test_its_form_wants_a_pipeline(self, form: Any) -> None:
+        """The parameters have their meaning beside them; without a pipeline no run is made."""
+        page = form
         pipeline = page.get_by_role("group").get_by_role("textbox").first
         assert pipeline.input_value() == "configs/digits"
         _saved(page, "form")
@@ -243,6 +249,28 @@ class TestTheDeployment:
         page.get_by_role("button", name="Submit").click()
         page.get_by_text("'pipeline' is a required property").wait_for()
         assert urlsplit(page.url).path.endswith("/run")
+
+    def test_its_form_refuses_an_override_beyond_its_limit(self, form: Any, nightly: Nightly) -> None:
+        """It names field, value and limit, and makes no run; mended, it makes one with just that override."""
+        steps = form.get_by_role("spinbutton").first
+        steps.fill("-5")
+        form.get_by_role("button", name="Submit").click()
+        form.get_by_text(
+            "overrides['training.max_steps']\". Failure reason: -5 is less than or equal to the minimum of 0"
+        ).first.wait_for()
+        assert urlsplit(form.url).path.endswith("/run")
+        assert _overridden(nightly) == [QUICK]
+        steps.fill("5")
+        form.get_by_role("button", name="Submit").click()
+        form.wait_for_url(lambda url: not urlsplit(url).path.endswith("/run"))
+        assert _overridden(nightly) == [QUICK, {"training.max_steps": 5}]
+
+
+def _overridden(nightly: Nightly) -> list[dict[str, Any]]:
+    """What was overridden in the runs of the deployment that somebody asked for, the oldest first."""
+    wanted = {"deployments": {"id": {"any_": [nightly.deployment]}}, "sort": "START_TIME_ASC"}
+    found = httpx.post(f"{nightly.ui}/api/flow_runs/filter", json=wanted, timeout=60).json()
+    return [run["parameters"]["overrides"] for run in found if run["parameters"].get("overrides")]
 
 
 def test_the_browser_asked_nobody_else(page: Any, nightly: Nightly, asked_for: list[str]) -> None:

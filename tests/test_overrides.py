@@ -14,13 +14,18 @@ def test_the_form_has_the_schemas_limits() -> None:
     """Prefect refuses a wrong value by this JSON Schema, before a run begins."""
     fields = Overrides.model_json_schema()["properties"]
     assert list(fields) == list(OFFERED)
-    number, nothing = fields["training.max_steps"]["anyOf"]
-    assert (number, nothing) == ({"exclusiveMinimum": 0, "type": "integer"}, {"type": "null"})
-    assert sorted(fields["deployment.target"]["anyOf"][0]["enum"]) == [
-        "auto", "docker", "external", "process",
-    ]  # fmt: skip
+    steps = fields["training.max_steps"]
+    assert (steps["type"], steps["exclusiveMinimum"]) == ("integer", 0)
+    assert sorted(fields["deployment.target"]["enum"]) == ["auto", "docker", "external", "process"]
     assert [field["position"] for field in fields.values()] == list(range(len(OFFERED)))
     assert all(field["title"] == path for path, field in fields.items())
+
+
+def test_its_fields_are_boxes_that_may_stay_empty() -> None:
+    """A choice of `int` or `None` would come first, and a refusal name neither field nor limit."""
+    schema = Overrides.model_json_schema()
+    assert "required" not in schema
+    assert not [path for path, field in schema["properties"].items() if {"anyOf", "default"} & set(field)]
 
 
 @pytest.mark.parametrize("wrong", [{"training.max_steps": -5}, {"deployment.target": "cloud"}])
