@@ -45,7 +45,7 @@ def _optional(position: int, path: str) -> tuple[Any, Any]:
         del schema["default"]
 
     shown = Field(None, alias=path, title=path, description=said, json_schema_extra=shown_as)
-    return limited | SkipJsonSchema[None], shown
+    return limited | SkipJsonSchema[None], shown  # type: ignore[misc]
 
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from receivers import mail_server, webhook
 from slipway_command import DIGITS, REPOSITORY, Finished, Slipway
 from waiting import eventually
 
+FAILS = "from flows.retrain import retrain; retrain('/no/such/pipeline', return_state=True)"
 SILENCE = "0.003"
 """Hours: eleven seconds, of which Prefect wants ten at least."""
 
@@ -53,16 +54,25 @@ def night(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         with httpx.Client(base_url=prefect_api, timeout=30, trust_env=False) as api:
             options = ("--no-deploy-hours", SILENCE)
             applied = [slipway("alerts", DIGITS, *options, **addresses) for _ in range(2)]
-            slipway("retrain", folder / "no-such-pipeline")
             pipeline = written(folder / "small", {}).folder
-            program = [sys.executable, str(Path(__file__).with_name("tiny_flows.py")), str(pipeline)]
-            subprocess.run(
-                program, env={**slipway.environment, "PYTHONPATH": str(REPOSITORY)}, cwd=REPOSITORY,
-                check=True, timeout=200, capture_output=True,
-            )  # fmt: skip
+            for program in (["-c", FAILS], [str(Path(__file__).with_name("tiny_flows.py")), str(pipeline)]):
+                subprocess.run(
+                    [sys.executable, *program], cwd=REPOSITORY, check=True, timeout=200, capture_output=True,
+                    env={**slipway.environment, "PYTHONPATH": str(REPOSITORY)},
+                )  # fmt: skip
+            _crash(api, "/srv/nightly")
             yield Night(api, applied, hooked, mailed)
             for each in _ours(api):
                 api.delete(f"/automations/{each['id']}")
+
+
+def _crash(api: httpx.Client, pipeline: str) -> None:
+    """Have a run crash as its worker says it of a process that was killed."""
+    flow = api.get("/flows/name/retrain").json()["id"]
+    asked = {"flow_id": flow, "parameters": {"pipeline": pipeline}, "state": {"type": "RUNNING"}}
+    run = api.post("/flow_runs/", json=asked).json()["id"]
+    crashed = {"type": "CRASHED", "message": "Process exited with status code: -9"}
+    api.post(f"/flow_runs/{run}/set_state", json={"state": crashed, "force": True}).raise_for_status()
 
 
 def _ours(api: httpx.Client) -> list[dict[str, Any]]:
@@ -103,6 +113,20 @@ def test_the_failed_checks_are_told(night: Night) -> None:
     """What was observed, and the limit."""
     (check,) = night.hook("rejected", "small")["failed_checks"]
     assert (check["observed"], check["limit"]) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("alert", "pipeline", "says"),
+    [("failed", "/no/such/pipeline", "ConfigError"), ("crashed", "/srv/nightly", "status code: -9")],
+)
+def test_the_webhook_is_told_of_a_run_that_failed_or_crashed(
+    night: Night, alert: str, pipeline: str, says: str
+) -> None:
+    """As JSON: the pipeline, what ended it, and the page of the run in Prefect's UI."""
+    told = night.hook(alert, pipeline)
+    assert says in told["error"]
+    assert told["url"].startswith("http")
+    assert "/runs/flow-run/" in told["url"]
 
 
 def test_a_night_without_a_deployment_is_told(night: Night) -> None:
