@@ -24,7 +24,7 @@ from configs.errors import ConfigError
 from tasks.reports import run_events
 
 BLOCK = "slipway-alerts"
-FLOWS = ("retrain-and-deploy", "retrain")
+FLOWS = ("retrain-and-deploy", "retrain", "roll-back")
 _TOLD = ("slipway.version.rejected", "slipway.version.rolled_back")
 _ENDED_BADLY = ("Failed", "Crashed", "TimedOut")
 

@@ -79,11 +79,12 @@ class Station:
         return self.process(name, "worker", "start", "--pool", "slipway", "--name", name)
 
     def deploy(self) -> None:
-        """Deploy the shipped digits, asleep; and `for-nobody`, in a pool that has no worker.
+        """Deploy the shipped digits, asleep; `for-nobody`, in a pool that has no worker; and `roll-back`.
 
         As `prefect deploy` would, which test_deployments.py runs, but without its many seconds.
         """
-        (digits,) = [each for each in load_deployments(SHIPPED).deployments if each.name == "nightly-digits"]
+        shipped = {each.name: each for each in load_deployments(SHIPPED).deployments}
+        digits, button = shipped["nightly-digits"], shipped["roll-back"]
         flow = self.ask("flows/", name="retrain-and-deploy")["id"]
         overrides = {"deployment.target": "process", "training.max_steps": 500}
         for name, pool in ((digits.name, digits.work_pool.name), ("for-nobody", "nobody")):
@@ -96,6 +97,11 @@ class Station:
                 job_variables=digits.work_pool.job_variables.model_dump(exclude_none=True),
                 pull_steps=[{PULL: {"directory": str(REPOSITORY)}}],
             )  # fmt: skip
+        self.ask(
+            "deployments/", name=button.name, flow_id=self.ask("flows/", name="roll-back")["id"],
+            entrypoint=button.entrypoint, work_pool_name=button.work_pool.name,
+            parameters=button.parameters, pull_steps=[{PULL: {"directory": str(REPOSITORY)}}],
+        )  # fmt: skip
 
     def ask(self, path: str, **body: Any) -> Any:
         """POST to the server's API and return its answer."""

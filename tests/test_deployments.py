@@ -41,13 +41,24 @@ class TestShipped:
         pipelines = {
             load_pipeline(file).config.name: file for file in REPOSITORY.glob("configs/*/pipeline.yaml")
         }
-        assert set(told) == {f"nightly-{name}" for name in pipelines}
+        assert set(told) == {"roll-back", *(f"nightly-{name}" for name in pipelines)}
         for name, pipeline in pipelines.items():
             each = told[f"nightly-{name}"]
             assert REPOSITORY / each.parameters["pipeline"] == pipeline.parent
             assert each.concurrency_limit.model_dump(exclude_none=True) == {
                 "limit": 1, "collision_strategy": "CANCEL_NEW"}  # fmt: skip
             assert [schedule.active for schedule in each.schedules] == [name == "digits"]
+
+    @pytest.mark.parametrize("name", ["prefect.yaml", "containers/prefect.yaml"])
+    def test_rolling_back_is_for_a_person(self, name: str) -> None:
+        """By no schedule, one at a time, of a pipeline that is there, to the version before."""
+        told = load_deployments(REPOSITORY / name).deployments
+        (button,) = [each for each in told if each.name == "roll-back"]
+        assert button.entrypoint == "flows/roll_back.py:roll_back"
+        assert button.schedules == ()
+        assert button.concurrency_limit.limit == 1
+        assert set(button.parameters) == {"pipeline"}
+        assert (REPOSITORY / button.parameters["pipeline"] / "pipeline.yaml").is_file()
 
     @pytest.mark.parametrize(
         ("right", "wrong"),
@@ -62,6 +73,8 @@ class TestShipped:
             ("pull:", "pulls:"),
             ("parameters: {pipeline: configs/digits}", "parameter: {pipeline: configs/digits}"),
             ("name: nightly-diabetes", "name: nightly-digits"),
+            ("entrypoint: flows/roll_back.py:roll_back", "entrypoint: flows/roll_back.py"),
+            ("[slipway, on-call]", "[slipway, on-call"),
             ("deployments:", "deployment:"),
         ],
     )
@@ -92,10 +105,12 @@ def test_those_of_compose_are_for_the_server_beside_the_worker() -> None:
         f"WORKDIR {told.pull[0][PULL]['directory']}\n" in (containers / "pipeline" / "Dockerfile").read_text()
     )
     for each in told.deployments:
+        assert f"--pool {each.work_pool.name} " in services["worker"]["command"][-1]
+        if not each.schedules:
+            continue  # one that rolls back asks the server that the last run deployed to
         served = load_pipeline(REPOSITORY / each.parameters["pipeline"], each.parameters["overrides"]).config
         assert served.deployment.target == "external"
         assert served.deployment.host in services
-        assert f"--pool {each.work_pool.name} " in services["worker"]["command"][-1]
 
 
 class TestDeployNightly:
@@ -233,7 +248,6 @@ def _assert_deployed(prefect_api: str, clone: Path) -> None:
         assert there["job_variables"]["env"] == each.work_pool.job_variables.env
         (pull,) = there["pull_steps"]
         assert pull["prefect.deployments.steps.set_working_directory"] == {"directory": str(clone)}
-        (schedule,) = there["schedules"]
-        assert schedule["active"] == each.schedules[0].active
-        assert schedule["schedule"]["cron"] == each.schedules[0].cron
-        assert schedule["schedule"]["timezone"] == "Etc/UTC"
+        found_times = [(on["active"], on["schedule"]["cron"], on["schedule"]["timezone"])
+                       for on in there["schedules"]]  # fmt: skip
+        assert found_times == [(on.active, on.cron, "Etc/UTC") for on in each.schedules]

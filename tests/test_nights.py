@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from nightly_station import Station, end_with_children
 from pipelines import written
-from slipway_command import REPOSITORY
+from slipway_command import DIGITS, QUICK, REPOSITORY
 from waiting import eventually
 
 from flows import recover
@@ -25,17 +25,17 @@ pytestmark = pytest.mark.timeout(1500)
 SOME_TIME = {"training.max_steps": 6000, "training.save_checkpoints_steps": 100}
 
 
-def _scheduled(station: Station, at: datetime, **parameters: Any) -> str:
-    """Have Prefect plan a run of the digits, and return its id."""
-    (digits,) = station.ask("deployments/filter", deployments={"name": {"any_": ["nightly-digits"]}})
+def _scheduled(station: Station, at: datetime, deployment: str = "nightly-digits", **parameters: Any) -> str:
+    """Have Prefect plan a run, by default of the digits, and return its id."""
+    (found,) = station.ask("deployments/filter", deployments={"name": {"any_": [deployment]}})
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": at.isoformat()}}
-    run = station.ask(f"deployments/{digits['id']}/create_flow_run", state=state, parameters=parameters)
+    run = station.ask(f"deployments/{found['id']}/create_flow_run", state=state, parameters=parameters)
     return str(run["id"])
 
 
-def _state(station: Station, flow_run: str) -> str:
+def _state(station: Station, flow_run: str, told: str = "name") -> str:
     (run,) = station.ask("flow_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
-    return str(run["state"]["name"])
+    return str(run["state"][told])
 
 
 def _ended(station: Station, flow_runs: list[str]) -> list[str]:
@@ -54,6 +54,22 @@ def test_missed_nights_are_one_run(station: Station) -> None:
         states = eventually(lambda: _ended(station, missed), seconds=600, every=0.5)
     assert sorted(states) == ["Cancelled", "Cancelled", "Deployed"]
     assert len(set(station.slipway.home.glob("runs/digits/*/verdict.json")) - before) == 1
+
+
+def test_somebody_on_call_rolls_back_by_the_deployment(station: Station) -> None:
+    """Restored: the version before answers; to one that is not there it fails, and names those that are."""
+    for _ in range(2):
+        station.slipway.run(DIGITS, *QUICK)
+    *_, before, live = station.slipway.versions("digits")
+    now = datetime.now(timezone.utc)
+    with station.worker("on-call"):
+        done = _scheduled(station, now, "roll-back")
+        assert eventually(lambda: _ended(station, [done]), seconds=600, every=0.5) == ["Restored"]
+        refused = _scheduled(station, now, "roll-back", to=live)
+        assert eventually(lambda: _ended(station, [refused]), seconds=600, every=0.5) == ["Failed"]
+    assert station.slipway.versions("digits")[-1] == before
+    assert f"version {before}" in _state(station, done, "message")
+    assert f"has no version {live} before {before}" in _state(station, refused, "message")
 
 
 class TestKilled:

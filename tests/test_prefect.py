@@ -26,7 +26,8 @@ from flows import policy, retrain, retrain_and_deploy
 told = {}
 for deployment in yaml.safe_load(pathlib.Path("prefect.yaml").read_text())["deployments"]:
     flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
-    crons = [CronSchedule(cron=each["cron"], timezone=each["timezone"]) for each in deployment["schedules"]]
+    times = deployment.get("schedules", [])
+    crons = [CronSchedule(cron=each["cron"], timezone=each["timezone"]) for each in times]
     told[deployment["name"]] = {
         "flow": flow.name, "takes": list(flow.parameters.properties), "crons": len(crons),
         "parameters": flow.validate_parameters(deployment["parameters"]),
@@ -76,9 +77,10 @@ class TestDeployments:
     def test_each_runs_the_whole_chain_by_a_schedule_that_prefect_can_read(
         self, loaded: dict[str, Any]
     ) -> None:
-        """On a pipeline that is there."""
-        for deployment in loaded["deployments"].values():
-            assert (deployment["flow"], deployment["crons"]) == ("retrain-and-deploy", 1)
+        """On a pipeline that is there; but the one that rolls back has no schedule."""
+        for name, deployment in loaded["deployments"].items():
+            wanted = ("roll-back", 0) if name == "roll-back" else ("retrain-and-deploy", 1)
+            assert (deployment["flow"], deployment["crons"]) == wanted
             assert (REPOSITORY / deployment["parameters"]["pipeline"] / "pipeline.yaml").is_file()
 
     def test_what_runs_in_a_process_of_its_own_is_tried_again(self, loaded: dict[str, Any]) -> None:
