@@ -94,6 +94,8 @@ class PipelineConfig(Slice):
             self.server.executable is not None or self.deployment.target == "process"
         ):
             raise ValueError("server.limits are a container's: a process is not limited")
+        if not self.server.address.is_loopback and self.deployment.target != "docker":
+            raise ValueError("server.address needs deployment.target docker: a process listens on 127.0.0.1")
         if self.server != ServerConfig() and self.deployment.target == "external":
             raise ValueError("server says what a run starts: deployment.target external starts none")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -148,11 +149,21 @@ class ServerConfig(Slice):
     `host`: in the machine's network, listening on 127.0.0.1: a changed image or flag takes over without a
     gap then, but the model's code can reach whatever else listens there."""
 
+    address: IPv4Address = IPv4Address("127.0.0.1")
+    """Address of this machine that a container's ports are published on; 0.0.0.0 is all of them. One that
+    others reach needs TLS (`flags.ssl_config_file`; then gRPC alone is published there, and REST stays on
+    127.0.0.1) or `insecure: true`."""
+
+    insecure: bool = False
+    """Whether others may reach the server without TLS. An `executable` needs it: Slipway cannot keep
+    another's program from listening on all addresses."""
+
     limits: LimitsConfig = LimitsConfig()
     """Of the container; other limits are another server, which takes the running one's place."""
 
     flags: dict[str, str | bool | int | float] = {}
-    """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`."""
+    """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`. The file
+    of `ssl_config_file` is relative to the YAML, and read-only in a container."""
 
     @model_validator(mode="after")
     def _is_one_server(self) -> ServerConfig:
@@ -164,6 +175,24 @@ class ServerConfig(Slice):
         if owned:
             raise ValueError(f"the flag {owned[0]!r} is set by Slipway (see 'deployment' and 'export')")
         return self
+
+    @model_validator(mode="after")
+    def _is_open_on_purpose(self) -> ServerConfig:
+        elsewhere = not self.address.is_loopback
+        if elsewhere and not (self.insecure or self.ssl_config_file):
+            raise ValueError(
+                f"address {self.address} lets others in: give flags.ssl_config_file (TLS) or insecure: true"
+            )
+        if elsewhere and (self.network == "host" or self.executable is not None):
+            raise ValueError("address is of a container in a network of its own ('network: published')")
+        if self.executable is not None and not self.insecure:
+            raise ValueError("an executable may listen on all addresses, without TLS: say insecure: true")
+        return self
+
+    @property
+    def ssl_config_file(self) -> str:
+        """The flag of this name; "" where the server speaks without TLS."""
+        return str(self.flags.get("ssl_config_file", ""))
 
 
 class SmokeTestConfig(Slice):

@@ -237,6 +237,7 @@ def ask_server(loaded: Pipeline, examples: Path | None, count: int) -> int:
         log=home() / "servers" / f"{name}.ask.log",
         arguments={
             "grpc": record.grpc,
+            "tls": bool(record.tls),
             "model_name": name,
             "version": None,
             "examples": file,

@@ -78,6 +78,10 @@ class ServingTarget:
     """`server.network`: how a container is reached."""
     limits: ContainerLimits | None = None
     """What a container may take of the machine."""
+    address: str = "127.0.0.1"
+    """What a container's ports are published on."""
+    tls: str = ""
+    """File of the server's key and certificate; "" where it speaks without TLS."""
     host: str = "127.0.0.1"
     """Where it listens, or for `external` where it can be reached."""
 
@@ -395,6 +399,8 @@ class Endpoint:
     """What runs: image tag or program, and its container name or pid."""
     started: bool
     """True where this run started the server, False where it was there before."""
+    tls: bool = False
+    """Whether gRPC is spoken over TLS."""
 
     def proved(self) -> str:
         """Say what this proves."""

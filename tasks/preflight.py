@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
+from pathlib import Path
+
 from configs.schema import DeploymentConfig, LimitsConfig, ServerConfig
 from tasks import model_versions
 from tasks.artifacts import ContainerLimits, Run, ServingTarget
@@ -9,6 +13,8 @@ from tasks.errors import EnvironmentFault, ImageUnavailable
 from tasks.servers import model_servers, model_status, server_image, server_process, server_records
 from tasks.servers.server_records import ServerRecord
 from tasks.stages import report, stage
+
+_ALL = "0.0.0.0"  # noqa: S104 (what a YAML may say, with TLS or on purpose)
 
 
 @stage("preflight", run_name="preflight of {run.pipeline}")
@@ -26,7 +32,10 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
     if deployment.host is not None:
         return _external(deployment, deployment.host, server, run)
     kind, program, reason = _choose(deployment, server, record)
-    ports = _ports(deployment, record, run.pipeline)
+    address = str(server.address) if kind == "docker" else server_records.LOOPBACK
+    _refuse_tls_that_asks_back(server)
+    _refuse_foreign(address)
+    ports = _ports(deployment, record, run.pipeline, address)
     return ServingTarget(
         kind=kind,
         reason=reason,
@@ -36,9 +45,36 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
         flags=tuple(model_servers.own_flags(server)),
         network=server.network if kind == "docker" else "published",
         limits=_limits(server.limits, record) if kind == "docker" else None,
+        address=address,
+        tls=server.ssl_config_file,
+        host=server_records.LOOPBACK if address == _ALL else address,
         grpc_port=ports["grpc_port"],
         rest_port=ports["rest_port"],
     )
+
+
+def _refuse_tls_that_asks_back(server: ServerConfig) -> None:
+    """Refuse keys that are not there, and mutual TLS: what a run asks of the server shows no certificate."""
+    if not server.ssl_config_file:
+        return
+    file = Path(server.ssl_config_file)
+    try:
+        text = file.read_text(errors="replace")
+    except OSError as error:
+        message = f"server.flags.ssl_config_file {file} cannot be read: {error.strerror}"
+        raise EnvironmentFault(message, "the path is relative to the YAML") from None
+    if re.search(r"^\s*client_verify\s*:\s*(true|True|t|1)\b", text, re.MULTILINE):
+        message = f"{file} says client_verify: a run has no certificate to show when it asks the server"
+        raise EnvironmentFault(message, "leave it out, or run the server yourself (target external)")
+
+
+def _refuse_foreign(address: str) -> None:
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            message = f"server.address {address} cannot be listened on: {error.strerror}"
+            raise EnvironmentFault(message, "name an address of this machine, or 0.0.0.0 for all") from None
 
 
 def _refuse_superseded(run: Run) -> None:
@@ -77,10 +113,14 @@ def _external(deployment: DeploymentConfig, host: str, server: ServerConfig, run
 
 
 def _beside_the_yaml(server: ServerConfig, run: Run) -> ServerConfig:
-    """Return `server` with its executable's path absolute: relative ones are relative to the YAML."""
-    if server.executable is None:
-        return server
-    return server.model_copy(update={"executable": run.source / server.executable.expanduser()})
+    """Return `server` with the paths of its files absolute: relative ones are relative to the YAML."""
+    absolute: dict[str, object] = {}
+    if server.executable is not None:
+        absolute["executable"] = run.source / server.executable.expanduser()
+    if server.ssl_config_file:
+        keys = run.source / Path(server.ssl_config_file).expanduser()
+        absolute["flags"] = {**server.flags, "ssl_config_file": str(keys)}
+    return server.model_copy(update=absolute)
 
 
 def _choose(
@@ -138,12 +178,14 @@ def _tell(line: str) -> None:
     report({"message": line})
 
 
-def _ports(deployment: DeploymentConfig, record: ServerRecord | None, model_name: str) -> dict[str, int]:
+def _ports(
+    deployment: DeploymentConfig, record: ServerRecord | None, model_name: str, address: str
+) -> dict[str, int]:
     """Return the two ports: those of the running server where they will do, else free ones."""
     before = record or server_records.read(model_name)
     own = {record.grpc_port, record.rest_port} if record else set()
     for name in ("grpc_port", "rest_port"):
-        _refuse_taken(name, getattr(deployment, name), own)
+        _refuse_taken(name, getattr(deployment, name), own, address)
     last_grpc, last_rest = (before.grpc_port, before.rest_port) if before else (None, None)
     grpc = _port(deployment.grpc_port, last_grpc, own, not_this=deployment.rest_port)
     return {"grpc_port": grpc, "rest_port": _port(deployment.rest_port, last_rest, own, not_this=grpc)}
@@ -155,8 +197,8 @@ def _port(wanted: int, last: int | None, own: set[int], not_this: int) -> int:
     return model_servers.choose_port(wanted, last, not_this)
 
 
-def _refuse_taken(name: str, wanted: int, own: set[int]) -> None:
-    if wanted and wanted not in own and (holder := model_servers.port_holder(wanted)):
+def _refuse_taken(name: str, wanted: int, own: set[int], address: str) -> None:
+    if wanted and wanted not in own and (holder := model_servers.port_holder(wanted, address)):
         raise EnvironmentFault(
             f"deployment.{name} {wanted} is in use by {holder}",
             "stop that program, name another port, or 0 to have a free one picked",

@@ -78,6 +78,7 @@ def _ask(endpoint: Endpoint, other: Kept, smoke_test: SmokeTestConfig, run: Run,
         log=run.log(log),
         arguments={
             "grpc": endpoint.grpc,
+            "tls": endpoint.tls,
             "model_name": endpoint.model_name,
             "version": endpoint.version,
             "examples": offline_answers.examples_file(other.candidate.offline),

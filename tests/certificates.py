@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +38,14 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode()
         return Identity(text, _pem(_signed(_name(name), self._name, key, self._key, authority=False)))
+
+
+def ssl_config(path: Path, identity: Identity, authority: str = "", verify: bool = False) -> Path:
+    """Write an SSLConfig: PEM text in protobuf's text format."""
+    fields = {"server_key": identity.key, "server_cert": identity.certificate, "custom_ca": authority}
+    lines = [f"{name}: {json.dumps(text)}" for name, text in fields.items() if text]
+    path.write_text("\n".join([*lines, f"client_verify: {str(verify).lower()}"]))
+    return path
 
 
 def _name(name: str) -> x509.Name:

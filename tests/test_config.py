@@ -21,7 +21,7 @@ from slipway_command import DIGITS
 from configs.errors import ConfigError
 from configs.features import FeatureSpec
 from configs.loading import Pipeline, load_pipeline, parse_override
-from configs.schema import PipelineConfig
+from configs.schema import PipelineConfig, ServerConfig
 
 MINIMAL = """\
 name: small
@@ -340,7 +340,23 @@ CONTRADICTIONS = [
     ),
     ("deployment.grpc_port", 8501, "'deployment': grpc_port and rest_port are both 8501"),
     ("server", {"image": "a", "executable": "/b"}, "'server': give at most one of 'image' and 'executable'"),
-    ("server", {"executable": "/b", "limits": {"pids": 99}}, "server.limits are a container's"),
+    (
+        "server",
+        {"executable": "/b", "insecure": True, "limits": {"pids": 99}},
+        "server.limits are a container's",
+    ),
+    ("server", {"executable": "/b"}, "'server': an executable may listen on all addresses, without TLS"),
+    (
+        "server",
+        {"address": "0.0.0.0"},
+        "'server': address 0.0.0.0 lets others in: give flags.ssl_config_file",
+    ),
+    (
+        "server",
+        {"address": "192.0.2.7", "insecure": True, "network": "host"},
+        "'server': address is of a container in a network of its own",
+    ),
+    ("server", {"address": "192.0.2.7", "insecure": True}, "server.address needs deployment.target docker"),
     ("server.flags", {"rest_api_port": 1}, "'server': the flag 'rest_api_port' is set by Slipway"),
     ("server.flags", {"model_base_path": "/x"}, "'server': the flag 'model_base_path' is set by Slipway"),
 ]
@@ -365,13 +381,24 @@ def test_an_ingest_callable_writes_tfrecords(tmp_path: Path) -> None:
     ("server", "target", "needed"),
     [
         ("image: a", "process", "docker or auto, not process"),
-        ("executable: /a", "docker", "process or auto, not docker"),
+        ("executable: /a, insecure: true", "docker", "process or auto, not docker"),
     ],
 )
 def test_a_server_that_does_not_fit_the_target(tmp_path: Path, server: str, target: str, needed: str) -> None:
     """An image cannot run as a process, nor a program in a container."""
     said = _refused(tmp_path, f"{MINIMAL}server: {{{server}}}\ndeployment: {{target: {target}}}\n")
     assert said == f":1:1: server.{server.partition(':')[0]} needs deployment.target {needed}"
+
+
+def test_others_are_let_in_on_purpose_only() -> None:
+    """With TLS, or with a word; loopback, whichever of its addresses, needs neither."""
+    assert str(ServerConfig().address) == "127.0.0.1"
+    for server in (
+        {"address": "0.0.0.0", "flags": {"ssl_config_file": "keys.cfg"}},
+        {"address": "0.0.0.0", "insecure": True},
+        {"address": "127.0.0.9"},
+    ):
+        assert str(ServerConfig.model_validate(server).address) == server["address"]
 
 
 def test_both_ports_may_be_picked() -> None:

@@ -292,7 +292,7 @@ class TestAChangedServer:
     def test_one_that_is_no_good_never_takes_over(self, world: World) -> None:
         """It dies in its rehearsal: the old one was never stopped, and answers as before."""
         old, before = world.server(), world.numbers()
-        world.configured(server={"flags": {"ssl_config_file": "/nonexistent"}})
+        world.configured(server={"flags": {"monitoring_config_file": "/nonexistent"}})
         with Client(world.ports[0]) as client:
             failed = world.deploy(GOOD)
         world.tell("a changed server that dies", "the same run", failed["message"], client, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from certificates import Authority, Identity
+from certificates import Authority, Identity, ssl_config
 from model_server_fixtures import NAME, Models, RunningServer, StartServer, expected, open_channel
 
 pytest_plugins = ["model_server_fixtures"]
@@ -26,14 +26,6 @@ AUTHORITY = Authority("the authority of this test")
 STRANGER = Authority("an authority that nobody trusts")
 SERVER = AUTHORITY.identity("server")
 CLIENT = AUTHORITY.identity("client")
-
-
-def ssl_config(path: Path, identity: Identity = SERVER, authority: str = "", verify: bool = False) -> Path:
-    """Write an SSLConfig: PEM text in protobuf's text format."""
-    fields = {"server_key": identity.key, "server_cert": identity.certificate, "custom_ca": authority}
-    lines = [f"{name}: {json.dumps(text)}" for name, text in fields.items() if text]
-    path.write_text("\n".join([*lines, f"client_verify: {str(verify).lower()}"]))
-    return path
 
 
 def credentials(authority: Authority = AUTHORITY, client: Identity | None = None) -> grpc.ChannelCredentials:
@@ -64,7 +56,7 @@ def base_path(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mutual(base_path: Path, start_server: StartServer) -> RunningServer:
     """A server that wants to see a certificate of AUTHORITY, over TCP, a UNIX socket and HTTPS."""
-    config = ssl_config(base_path / "ssl.cfg", authority=AUTHORITY.certificate, verify=True)
+    config = ssl_config(base_path / "ssl.cfg", SERVER, authority=AUTHORITY.certificate, verify=True)
     return start_server(
         base_path,
         f"--ssl_config_file={config}",
@@ -78,7 +70,7 @@ def test_the_health_check_knows_its_way_round_tls(
     mutual: RunningServer, base_path: Path, start_server: StartServer
 ) -> None:
     """The image's HEALTHCHECK has no certificate to show: it asks /readyz, unless that has TLS too."""
-    config = ssl_config(base_path / "health.cfg", authority=AUTHORITY.certificate, verify=True)
+    config = ssl_config(base_path / "health.cfg", SERVER, authority=AUTHORITY.certificate, verify=True)
     plain = start_server(base_path, f"--ssl_config_file={config}", credentials=credentials(client=CLIENT))
     assert health_check(plain) == (0, "SERVING")
     assert health_check(mutual)[0] == 1
@@ -98,7 +90,7 @@ def health_check(server: RunningServer) -> tuple[int, str]:
 
 def test_tls_without_client_certificates(base_path: Path, tmp_path: Path, start_server: StartServer) -> None:
     """The client checks the server; nobody asks for the client's. REST stays plain, as officially."""
-    config = ssl_config(tmp_path / "ssl.cfg")
+    config = ssl_config(tmp_path / "ssl.cfg", SERVER)
     server = start_server(base_path, f"--ssl_config_file={config}", credentials=credentials())
     assert ask(server.channel) == expected(2.0)
     assert refusal(f"127.0.0.1:{server.port}", None) == "UNAVAILABLE"
@@ -176,8 +168,8 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     mixed = Identity(CLIENT.key, SERVER.certificate)
     with pytest.raises(StatusError, match=r"--ssl_config_file: .*KEY_VALUES_MISMATCH"):
         tls.read(str(ssl_config(tmp_path / "ssl.cfg", mixed)))
-    assert tls.read(str(ssl_config(tmp_path / "good.cfg"))).client_verify is False
+    assert tls.read(str(ssl_config(tmp_path / "good.cfg", SERVER))).client_verify is False
     with pytest.raises(StatusError, match="client_verify needs custom_ca"):
-        tls.read(str(ssl_config(tmp_path / "no_ca.cfg", verify=True)))
+        tls.read(str(ssl_config(tmp_path / "no_ca.cfg", SERVER, verify=True)))
     with pytest.raises(StatusError, match="No such file or directory"):
         tls.read(str(tmp_path / "missing.cfg"))

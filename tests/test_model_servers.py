@@ -229,7 +229,7 @@ class TestProcess:
 
     def test_the_identity_changes_with_what_the_server_is(self, program: Path, base: Path) -> None:
         """Program, its time, flags and base path; ours is told by its sources."""
-        server = ServerConfig(executable=program)
+        server = ServerConfig(insecure=True, executable=program)
         identities = [model_servers.identity("process", server, str(program), base)]
         os.utime(program, (1, 1))
         identities.append(model_servers.identity("process", server, str(program), base))
@@ -366,17 +366,17 @@ class TestPreflight:
 
     def test_an_executable_is_a_process(self, run: Run, program: Path) -> None:
         """Whatever engine there is; it must be a program that can be run."""
-        target = self._target(run, ServerConfig(executable=program), target="auto")
+        target = self._target(run, ServerConfig(insecure=True, executable=program), target="auto")
         assert (target.kind, target.program) == ("process", str(program))
         program.chmod(0o644)
         for wrong in (program, program.parent, program.parent / "missing"):
             with pytest.raises(EnvironmentFault, match=f"^server.executable {wrong} is not a program"):
-                self._target(run, ServerConfig(executable=wrong))
+                self._target(run, ServerConfig(insecure=True, executable=wrong))
 
     def test_a_relative_executable_is_beside_the_yaml(self, run: Run, program: Path) -> None:
         """As every other path in the YAML."""
         relative = os.path.relpath(program, run.source)
-        target = self._target(run, ServerConfig(executable=Path(relative)))
+        target = self._target(run, ServerConfig(insecure=True, executable=Path(relative)))
         assert Path(target.program).resolve() == program.resolve()
 
     def test_a_server_may_swap_its_own_ports(self, run: Run, record: ServerRecord) -> None:
@@ -443,7 +443,7 @@ class TestDeployment:
         return asked
 
     def _deploy(self, run: Run, version: ModelVersion, program: Path, **flags: Any) -> Any:
-        server = ServerConfig(executable=program, flags=flags)
+        server = ServerConfig(insecure=True, executable=program, flags=flags)
         target = preflight.fn(self.DEPLOYMENT, server, run)
         deploy_journal.write(
             Journal("small", "r1", run.model_base_path, "published", version.previous,

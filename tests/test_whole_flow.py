@@ -244,7 +244,9 @@ def test_a_server_that_dies_while_loading_is_told_with_its_log(slipway: Slipway,
     program = tmp_path / "broken_server"
     program.write_text("#!/bin/sh\necho cannot load: out of cheese >&2\nexit 7\n")
     program.chmod(0o755)
-    failed = slipway.run(DIGITS, *QUICK, "deployment.target=auto", f"server.executable={program}")
+    failed = slipway.run(
+        DIGITS, *QUICK, "deployment.target=auto", "server.insecure=true", f"server.executable={program}"
+    )
     assert failed.exit_code == 1
     assert failed.verdict["error"]["class"] == "DeployFailed"
     assert "out of cheese" in failed.verdict["error"]["hint"]

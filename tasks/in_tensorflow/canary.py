@@ -29,7 +29,8 @@ def run(
     limit of p99, it is held here too. Raises Rejected, with all checks.
     """
     records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
-    with ServingClient(endpoint.grpc, endpoint.model_name, smoke_test.request_timeout_seconds) as client:
+    timeout = smoke_test.request_timeout_seconds
+    with ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client:
         asked = list(served.compared(client, candidate, records, data, smoke_test.tolerance))
         checks = [_named(check) for found in asked for check in found.checks]
         _reject_failed(checks)

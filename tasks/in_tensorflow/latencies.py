@@ -46,8 +46,8 @@ def run(
     records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
     timeout = smoke_test.request_timeout_seconds
     with (
-        ServingClient(endpoint.grpc, endpoint.model_name, timeout) as client,
-        ServingClient(baseline.grpc, baseline.model_name, timeout) as other,
+        ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client,
+        ServingClient(baseline.grpc, baseline.model_name, timeout, baseline.tls) as other,
     ):
         asks = served.default_api(client, candidate, data), served.default_api(other, candidate, data)
         try:

@@ -19,7 +19,7 @@ from tasks.servers.serving_client import Answer, ServingClient
 
 def run(
     _progress: Callable[[Mapping[str, Any]], None],
-    grpc: str, model_name: str, version: int | None, examples: Path, data: DataConfig, count: int,
+    grpc: str, tls: bool, model_name: str, version: int | None, examples: Path, data: DataConfig, count: int,
     timeout_seconds: float,
 ) -> Probe:  # fmt: skip
     """Ask the default signature about the first `count` examples; return its answers as text.
@@ -27,7 +27,7 @@ def run(
     Raises SmokeTestFailed where it does not answer, or another version than `version` does.
     """
     records = read_records([examples], limit=count)
-    with ServingClient(grpc, model_name, timeout_seconds) as client:
+    with ServingClient(grpc, model_name, timeout_seconds, tls) as client:
         *_, (api, ask) = apis(client, _default(client), data)
         answer = ask(records)
     if version is not None and answer.version != version:

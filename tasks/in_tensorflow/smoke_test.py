@@ -34,7 +34,8 @@ def run(
     SmokeTestFailed, with all checks.
     """
     records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
-    with ServingClient(endpoint.grpc, endpoint.model_name, smoke_test.request_timeout_seconds) as client:
+    timeout = smoke_test.request_timeout_seconds
+    with ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client:
         checks: list[Check] = []
         numbers = 0
         for found in served.compared(client, candidate, records, data, smoke_test.tolerance):

@@ -23,7 +23,8 @@ def started(planned: ServerRecord, role: LoneRole) -> Iterator[ServerRecord]:
     stop(planned.model_name, role)
     grpc_port = model_servers.choose_port(0, None)
     rest_port = model_servers.choose_port(0, None, taken=grpc_port)
-    alone = replace(planned, grpc_port=grpc_port, rest_port=rest_port, handle="")
+    here = server_records.LOOPBACK
+    alone = replace(planned, grpc_port=grpc_port, rest_port=rest_port, handle="", address=here, host=here)
     server_records.write_lone(alone, role)
     try:
         alone = model_servers.start_lone(alone, role)

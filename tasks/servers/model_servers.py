@@ -67,9 +67,14 @@ def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
     """Return a hash of all that makes the server what it is; when it changes, the server is replaced."""
     what = server_process.identity(server.executable) if kind == "process" else program
     network = [server.network] if kind == "docker" and server.network != "published" else []
-    limits = [server.limits.model_dump_json()] if kind == "docker" else []
-    text = "\n".join([kind, what, str(base), *network, *limits, *own_flags(server)])
+    limits = [server.limits.model_dump_json(), str(server.address)] if kind == "docker" else []
+    keys = [_digest(Path(server.ssl_config_file))] if server.ssl_config_file else []
+    text = "\n".join([kind, what, str(base), *network, *limits, *keys, *own_flags(server)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def own_flags(server: ServerConfig) -> list[str]:
@@ -96,6 +101,8 @@ def planned(target: ServingTarget, run: Run) -> ServerRecord:
         flags=target.flags,
         network=target.network,
         limits=target.limits,
+        address=target.address,
+        tls=target.tls,
         host=target.host,
         grpc_port=target.grpc_port,
         rest_port=target.rest_port,
@@ -158,8 +165,15 @@ def flags_of(record: ServerRecord) -> Sequence[str]:
         f"--rest_api_port={ports[1]}",
         f"--model_name={record.model_name}",
         f"--model_base_path={base}",
-        *record.flags,
+        *(_inside(flag, record) for flag in record.flags),
     ]
+
+
+def _inside(flag: str, record: ServerRecord) -> str:
+    """Return the flag as the server sees files: in a container the keys are mounted elsewhere."""
+    if record.target == "docker" and flag == f"--ssl_config_file={record.tls}":
+        return f"--ssl_config_file={server_container.TLS_INSIDE}"
+    return flag
 
 
 def find_started(record: ServerRecord, besides: str = "", role: LoneRole | None = None) -> str | None:
@@ -251,12 +265,12 @@ def choose_port(wanted: int, before: int | None, taken: int | None = None) -> in
         return port if port != taken else choose_port(0, None, taken)
 
 
-def port_holder(port: int) -> str | None:
-    """Return who listens on a loopback port, None where nobody does."""
+def port_holder(port: int, address: str = server_records.LOOPBACK) -> str | None:
+    """Return who listens on a port of an address of this machine, None where nobody does."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return _listener(port)
     return None

@@ -124,6 +124,7 @@ def endpoint(record: ServerRecord, version: int, started: bool) -> Endpoint:
         target=record.target,
         server=record.describe(),
         started=started,
+        tls=bool(record.tls),
     )
 
 

@@ -17,10 +17,13 @@ from configs.home import home
 from tasks.artifacts import ContainerLimits
 from tasks.errors import DeployFailed
 from tasks.servers.server_image import engine
-from tasks.servers.server_records import LoneRole, ServerRecord
+from tasks.servers.server_records import LOOPBACK, LoneRole, ServerRecord
 
 GRPC_PORT, REST_PORT = 8500, 8501
 """Ports inside the container, as the official image has them."""
+
+TLS_INSIDE = "/tls/ssl_config"
+"""Where the server's key and certificate are mounted."""
 
 _LIMITS_OF_OLD = ContainerLimits(memory_mb=4096, cpus=1, pids=512)
 """Of a server that was noted by a release whose records had no limits."""
@@ -76,7 +79,7 @@ def listens_on(container_id: str, _ports: Sequence[int]) -> bool:
 def start(
     record: ServerRecord, flags: Sequence[str], share_ports: bool = False, role: LoneRole | None = None
 ) -> str:
-    """Start the server on the record's loopback ports; return the container's id.
+    """Start the server on the record's address and ports; return the container's id.
 
     With `share_ports` our own server listens beside one that does already, once it can answer.
 
@@ -100,7 +103,7 @@ def start(
             init=True,  # the official image's entrypoint does not pass SIGTERM on
             environment=_environment(record, share_ports),
             labels={"slipway.model": record.model_name, "slipway.home": str(home())},
-            mounts=[_models(record)],
+            mounts=_mounts(record),
             **_network(record),
             **_limits(record),
         )
@@ -125,9 +128,11 @@ def _user(base: Path) -> str:
     return _UNPRIVILEGED
 
 
-def _models(record: ServerRecord) -> Mount:
-    inside = base_path_inside(record.model_name)
-    return Mount(inside, record.model_base_path, type="bind", read_only=True)
+def _mounts(record: ServerRecord) -> list[Mount]:
+    mounted = {base_path_inside(record.model_name): record.model_base_path}
+    if record.tls:
+        mounted[TLS_INSIDE] = record.tls
+    return [Mount(inside, outside, type="bind", read_only=True) for inside, outside in mounted.items()]
 
 
 def _environment(record: ServerRecord, share_ports: bool) -> dict[str, str]:
@@ -143,8 +148,9 @@ def _network(record: ServerRecord) -> dict[str, Any]:
     if record.network == "host":
         return {"network_mode": "host"}
     ports = {
-        f"{GRPC_PORT}/tcp": ("127.0.0.1", record.grpc_port),
-        f"{REST_PORT}/tcp": ("127.0.0.1", record.rest_port),
+        f"{GRPC_PORT}/tcp": (record.address, record.grpc_port),
+        # The official server's REST API knows no TLS.
+        f"{REST_PORT}/tcp": (LOOPBACK if record.tls else record.address, record.rest_port),
     }
     return {"ports": ports}
 

@@ -45,6 +45,10 @@ class ServerRecord:
     """Of a container: `published`, or `host`, in which two can listen on one port."""
     limits: ContainerLimits | None = None
     """Of a container: what it may take of the machine."""
+    address: str = LOOPBACK
+    """What a container's ports are published on; with TLS, REST is on loopback whatever it is."""
+    tls: str = ""
+    """File of the server's key and certificate; "" where it speaks without TLS."""
     host: str = LOOPBACK
     """Where it can be reached."""
 
@@ -56,7 +60,7 @@ class ServerRecord:
     @property
     def rest(self) -> str:
         """Address of the REST API."""
-        return f"http://{self.host}:{self.rest_port}"
+        return f"http://{LOOPBACK if self.tls else self.host}:{self.rest_port}"
 
     def describe(self) -> str:
         """Name the server as a person knows it."""

@@ -5,6 +5,7 @@ Importing this imports all of TensorFlow (its protos do): only programs in `in_t
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -41,12 +44,15 @@ class Answer:
 
 
 class ServingClient:
-    """A client of one model at one address (`host:port`). Raises SmokeTestFailed where a call fails."""
+    """A client of one model at one address (`host:port`). Raises SmokeTestFailed where a call fails.
 
-    def __init__(self, address: str, model_name: str, timeout_seconds: float) -> None:
+    With `tls` it takes whatever certificate the server shows: that server is Slipway's, on this machine.
+    """
+
+    def __init__(self, address: str, model_name: str, timeout_seconds: float, tls: bool = False) -> None:
         self._model_name = model_name
         self._timeout_seconds = timeout_seconds
-        self._channel = grpc.insecure_channel(address, options=_UNLIMITED)
+        self._channel = _channel(address, timeout_seconds, tls)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def __enter__(self) -> ServingClient:
@@ -112,6 +118,30 @@ class ServingClient:
                 f"{name} of {self._model_name}, signature {signature}: {error.code().name}: {error.details()}"
             ) from None
         return response, time.perf_counter() - started
+
+
+def _channel(address: str, timeout_seconds: float, tls: bool) -> grpc.Channel:
+    if not tls:
+        return grpc.insecure_channel(address, options=_UNLIMITED)
+    host, _, port = address.rpartition(":")
+    try:
+        shown = ssl.get_server_certificate((host, int(port)), timeout=timeout_seconds)
+    except OSError as error:  # ssl.SSLError is one
+        raise SmokeTestFailed(f"{address} shows no certificate: {error}") from None
+    options = [*_UNLIMITED, ("grpc.ssl_target_name_override", _name_in(shown))]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(shown.encode()), options)
+
+
+def _name_in(certificate: str) -> str:
+    """Return a name that the certificate is for, or "localhost" where it has none."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    found += [str(each.value) for each in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return next(iter(found), "localhost").replace("*", "any")
 
 
 def _example_list(examples: Sequence[bytes]) -> input_pb2.Input:
