@@ -35,6 +35,7 @@ PASSWORD = "keeper:a secret of this test's $%@/"
 SECONDS = 900.0
 """For what a loaded machine takes a minute for, at most."""
 QUICK = ("--set", "training.max_steps=500")
+SOME_TIME = {"training.max_steps": 6000, "training.save_checkpoints_steps": 100}
 
 
 class Project:
@@ -106,11 +107,19 @@ class Project:
         (found,) = self.ask("deployments/filter", deployments=named)
         return dict(found)
 
+    def run(self, deployment: dict[str, Any], **parameters: Any) -> str:
+        """Have the deployment run now; return the flow run's id."""
+        told = {**deployment["parameters"], **parameters}
+        run = self.ask(f"deployments/{deployment['id']}/create_flow_run", parameters=told)
+        return str(run["id"])
+
     def dry_run(self, deployment: dict[str, Any]) -> str:
         """Have the deployment run now, up to its preflight; return the flow run's id."""
-        parameters = {**deployment["parameters"], "dry_run": True}
-        run = self.ask(f"deployments/{deployment['id']}/create_flow_run", parameters=parameters)
-        return str(run["id"])
+        return self.run(deployment, dry_run=True)
+
+    def resumed(self) -> list[str]:
+        """Ids of the flow runs that go on with a run that was killed."""
+        return [run["id"] for run in self.ask("flow_runs/filter") if run["parameters"].get("resume")]
 
     def run_in_pool(self, pool: str, job_variables: dict[str, Any]) -> str:
         """Deploy the digits to a docker pool too, and have a dry run wait for its worker."""
@@ -144,6 +153,11 @@ class Project:
         (found,) = self.ask("flow_runs/filter", flow_runs={"id": {"any_": [run]}})
         ended = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
         return str(found["state_name"]) if found["state_type"] in ended else None
+
+    def log(self, run: str) -> str:
+        """What the flow run's log says."""
+        found = self.ask("logs/filter", logs={"flow_run_id": {"any_": [run]}})
+        return "\n".join(each["message"] for each in found)
 
     def live_version(self) -> int | None:
         """What the model server answers with, asked through its port on loopback."""
@@ -237,6 +251,28 @@ def test_a_night_runs_in_it(project: Project) -> None:
     answers = project.in_worker("slipway", "ask", "configs/digits")
     assert str(first) in answers
     project.healthy("model-server")
+
+
+def test_a_worker_that_dies_half_way_goes_on_by_itself(project: Project) -> None:
+    """All in its container is killed while it trains: Crashed, then resumed; the old version answers."""
+    before, deployment = project.live_version(), project.deployment()
+    (worker,) = project.of("worker")
+    saved = _checkpoints(worker)
+    killed = project.run(deployment, overrides={**deployment["parameters"]["overrides"], **SOME_TIME})
+    eventually(lambda: len(_checkpoints(worker) - saved) > 2, SECONDS)
+    worker.exec_run(["sh", "-c", "kill -9 -1"])
+    assert eventually(lambda: project.ended(killed), SECONDS, every=0.5) == "Crashed"
+    assert project.live_version() == before
+    (run,) = eventually(project.resumed, SECONDS, every=0.5)
+    assert eventually(lambda: project.ended(run), SECONDS, every=0.5) == "Deployed"
+    assert project.live_version() != before
+    eventually(lambda: "resumed from step" in project.log(run))
+
+
+def _checkpoints(worker: Container) -> set[bytes]:
+    """Every checkpoint of the digits that is on the worker's volume."""
+    listed = "ls /var/lib/slipway/runs/digits/*/checkpoints/model.ckpt-*.index"
+    return set(worker.exec_run(["sh", "-c", listed], stderr=False).output.split())
 
 
 def test_a_restart_of_any_one_leaves_runs_scheduled(project: Project) -> None:
