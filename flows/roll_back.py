@@ -16,6 +16,7 @@ from prefect.states import Completed
 
 from configs.loading import load_pipeline
 from flows.policy import run_name
+from tasks.reports import prefect_artifacts
 from tasks.rolling_back import roll_back as serve_earlier_version
 
 
@@ -27,5 +28,7 @@ def roll_back(pipeline: str, to: int | None = None) -> State[Any]:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
         to: number of the version; by default the one before the live one.
     """
-    done = serve_earlier_version(load_pipeline(pipeline), to)
+    loaded = load_pipeline(pipeline)
+    prefect_artifacts.tag(loaded.config.name)
+    done = serve_earlier_version(loaded, to)
     return Completed(name="Restored", message=done.proved())

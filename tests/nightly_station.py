@@ -100,7 +100,8 @@ class Station:
         self.ask(
             "deployments/", name=button.name, flow_id=self.ask("flows/", name="roll-back")["id"],
             entrypoint=button.entrypoint, work_pool_name=button.work_pool.name,
-            parameters=button.parameters, pull_steps=[{PULL: {"directory": str(REPOSITORY)}}],
+            parameters=button.parameters, tags=list(button.tags),
+            pull_steps=[{PULL: {"directory": str(REPOSITORY)}}],
         )  # fmt: skip
 
     def ask(self, path: str, **body: Any) -> Any:

@@ -68,6 +68,8 @@ def test_somebody_on_call_rolls_back_by_the_deployment(station: Station) -> None
         refused = _scheduled(station, now, "roll-back", to=live)
         assert eventually(lambda: _ended(station, [refused]), seconds=600, every=0.5) == ["Failed"]
     assert station.slipway.versions("digits")[-1] == before
+    (run,) = station.ask("flow_runs/filter", flow_runs={"id": {"any_": [done]}})
+    assert set(run["tags"]) == {"digits", "on-call", "slipway"}
     assert f"version {before}" in _state(station, done, "message")
     assert f"has no version {live} before {before}" in _state(station, refused, "message")
 

@@ -145,6 +145,10 @@ class TestStates:
         """And by when it began."""
         assert all(run["run_name"].startswith("small 20") for run in told["runs"].values())
 
+    def test_a_run_is_found_by_its_pipelines_tag(self, told: dict[str, Any]) -> None:
+        """Whatever came of it, and however it was started."""
+        assert {tuple(sorted(run["tags"])) for run in told["runs"].values()} == {("slipway", "small")}
+
     @pytest.mark.parametrize(
         "flow", ["deployed", "trained", "checked", "skipped", "rejected", "rolled_back", "broken"]
     )

@@ -156,6 +156,7 @@ def _told(pipeline: str) -> dict[str, Any]:
                 "name": run.state.name,
                 "type": run.state.type.value,
                 "message": run.state.message,
+                "tags": run.tags,
                 "artifacts": [(made.key, made.description, made.data) for made in artifacts if made.key],
             }
     return told

@@ -7,6 +7,7 @@ import time
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 
 from tasks.runs.run_records import Event
@@ -28,6 +29,19 @@ def show(name: str, markdown: str, description: str | None = None) -> None:
         create_markdown_artifact(markdown=markdown, key=key(name), description=description)
     except Exception as error:
         _log.warning("%s could not be shown in the Prefect UI: %s", name, error)
+
+
+def tag(pipeline: str) -> None:
+    """Have the flow run found by the pipeline's name, and as one of Slipway's; the tags that it has stay."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    tags = {*context.flow_run.tags, "slipway", pipeline}
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, tags=tags)
+    except Exception as error:
+        _log.warning("the run is not tagged in the Prefect UI: %s", error)
 
 
 class LiveTraining:

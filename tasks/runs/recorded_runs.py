@@ -87,6 +87,7 @@ def recorded_run(
             run_folders.opened(loaded, run, _flow_run()),
         ):
             begun = True
+            prefect_artifacts.tag(run.pipeline)
             record.watchers += (prefect_artifacts.LiveTraining(run.pipeline).watch,)
             record.finished = FinishedStages(run, resumed=resume is not None)
             yield from _until_its_verdict(RecordedRun(loaded.config, run, record))
