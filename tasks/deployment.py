@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from configs.schema import DeploymentConfig, SmokeTestConfig
-from tasks import deploy_journal, log_lines, served_answers, stages, undoing, version_seals
+from tasks import deploy_journal, served_answers, server_lines, undoing, version_seals
 from tasks.artifacts import Endpoint, ModelVersion, Run, ServingTarget, Withdrawal
 from tasks.deploy_journal import Journal
-from tasks.servers import model_servers, rollouts, server_records
+from tasks.servers import model_servers, rollouts
 from tasks.servers.model_servers import Deadline
 from tasks.stages import stage
 
@@ -35,12 +35,8 @@ def deploy(
     def prove(rehearsing: Endpoint) -> str:
         return served_answers.prove_again(rehearsing, smoke_test, run, log="rehearsal")
 
-    running = model_servers.running(run.pipeline)
-    before = len(model_servers.server_log(running)) if running is not None else 0
-    endpoint = rollouts.serve(planned, version.number, deadline, run.log("server"), prove)
-    record = server_records.read(run.pipeline)
-    if record is not None:
-        log_lines.seen(model_servers.server_log(record)[0 if endpoint.started else before :], stages.log)
+    with server_lines.told(run.pipeline):
+        endpoint = rollouts.serve(planned, version.number, deadline, run.log("server"), prove)
     deploy_journal.note(run, "loaded")
     return endpoint
 

@@ -1,4 +1,4 @@
-"""Lines of a log that somebody should see: warnings and errors, told from noise.
+"""Lines of a log that somebody should see: warnings, errors, and what a server says; told from noise.
 
 Understood are the formats of Python's logging (`WARNING:tensorflow:…`), of TensorFlow's C++ side and of
 TensorFlow Serving (`2026-11-22 03:00:00.123456: W tensorflow/…`), of glog (`W1122 03:00:00.123456 …`), of
@@ -19,6 +19,7 @@ MOST_FORWARDED = 20
 _LONGEST = 500
 
 _LEVELS = {
+    "I": logging.INFO, "INFO": logging.INFO,
     "W": logging.WARNING, "WARN": logging.WARNING, "WARNING": logging.WARNING,
     "E": logging.ERROR, "ERROR": logging.ERROR,
     "F": logging.CRITICAL, "FATAL": logging.CRITICAL, "CRITICAL": logging.CRITICAL,
@@ -26,10 +27,10 @@ _LEVELS = {
 _FORMS = tuple(
     re.compile(form)
     for form in (
-        r"^(WARNING|ERROR|CRITICAL):[\w.]+:",
-        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([WEF]) ",
-        r"^([WEF])\d{4} \d\d:\d\d:\d\d\.\d+ ",
-        r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*Z? (WARNING|ERROR|CRITICAL) ",
+        r"^(INFO|WARNING|ERROR|CRITICAL):[\w.]+:",
+        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) ",
+        r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ ",
+        r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]?\d*Z? (INFO|WARNING|ERROR|CRITICAL) ",
     )
 )
 _PYTHON_WARNING = re.compile(r"^\S+:\d+: (\w*Warning): ")
@@ -47,10 +48,10 @@ _NOISE = re.compile(
 Take = Callable[[int, str], None]
 
 
-def level(line: str) -> int | None:
+def level(line: str, least: int = logging.WARNING) -> int | None:
     """Return the level (of `logging`) that a line should be seen at; None where it need not be seen."""
     found = _stated(line)
-    return None if found is None or _NOISE.search(line) else found
+    return None if found is None or found < least or _NOISE.search(line) else found
 
 
 def _stated(line: str) -> int | None:
@@ -65,7 +66,8 @@ def _stated(line: str) -> int | None:
 
 def _of_json(line: str) -> int | None:
     try:
-        return _LEVELS.get(str(json.loads(line).get("level", "")).upper())
+        told = json.loads(line)
+        return _LEVELS.get(str(told.get("severity", told.get("level", ""))).upper())
     except ValueError:
         return None
 
@@ -114,9 +116,12 @@ class Forwarded:
 
 
 def seen(text: str, take: Take) -> None:
-    """Hand on what is worth seeing of a whole log."""
-    lines = [(found, line) for line in text.splitlines() if (found := level(line)) is not None]
-    for found, line in lines[:MOST_FORWARDED]:
+    """Hand on a server's log, what it says too; where that is too much, only warnings and errors."""
+    lines = [(found, line) for line in text.splitlines() if (found := level(line, logging.INFO)) is not None]
+    important = [(found, line) for found, line in lines if found >= logging.WARNING]
+    kept = lines if len(lines) <= MOST_FORWARDED else important[:MOST_FORWARDED]
+    for found, line in kept:
         take(found, line[:_LONGEST])
-    if len(lines) > MOST_FORWARDED:
-        take(logging.WARNING, f"{len(lines) - MOST_FORWARDED} more such lines were printed")
+    if len(lines) > len(kept):
+        most = logging.WARNING if len(important) > len(kept) else logging.INFO
+        take(most, f"{len(lines) - len(kept)} more lines were printed")

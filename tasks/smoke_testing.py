@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from configs.schema import DataConfig, SmokeTestConfig
-from tasks import deploy_journal, served_answers
+from tasks import deploy_journal, served_answers, server_lines
 from tasks.artifacts import Candidate, Endpoint, Run, SmokeTest
 from tasks.reports import prefect_artifacts, smoke_test_page
 from tasks.servers import rollouts
@@ -19,7 +19,8 @@ def smoke_test(
     The deploy is over then: a server that was replaced for this version is forgotten. Raises
     SmokeTestFailed, with all checks.
     """
-    proof = served_answers.prove(endpoint, candidate, smoke_test, data, run, on_progress=report)
+    with server_lines.told(run.pipeline):
+        proof = served_answers.prove(endpoint, candidate, smoke_test, data, run, on_progress=report)
     deploy_journal.note(run, "smoke-tested")
     rollouts.settle(run.pipeline)
     journal = deploy_journal.of_run(run)

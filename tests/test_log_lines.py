@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tasks import log_lines
+from tasks import log_lines, server_lines
+from tasks.servers import server_records
+from tasks.servers.server_records import ServerRecord
+
+SERVER = ServerRecord("small", "process", "model_server", "id", "/models", (), 1, 2, handle="7:1.0")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,7 @@ from tasks import log_lines
         ("model.py:12: UserWarning: NaN in the batch", logging.WARNING),
         ("2026-11-22T13:31:26.699 WARNING model digits version 3: cannot be loaded", logging.WARNING),
         (json.dumps({"level": "error", "message": "no"}), logging.ERROR),
+        (json.dumps({"severity": "ERROR", "message": "as our server says it"}), logging.ERROR),
     ],
 )
 def test_warnings_and_errors_are_seen_at_their_level(line: str, level: int) -> None:
@@ -53,6 +60,62 @@ def test_warnings_and_errors_are_seen_at_their_level(line: str, level: int) -> N
 def test_information_and_noise_are_not(line: str) -> None:
     """Nothing of CUDA on a machine without, no deprecation storm, nothing that is only said."""
     assert log_lines.level(line) is None
+
+
+class TestOfAServer:
+    """What the model's server prints between a stage's beginning and its end."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        """Of a server that is noted, and has been at work for a while."""
+        log = tmp_path / "small.log"
+        log.write_text("2026-11-22T03:00:00.000 ERROR of the night before\n")
+        server_records.write(replace(SERVER, log=str(log)))
+        return log
+
+    @pytest.fixture(autouse=True)
+    def _all_levels(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "tasks.stages")
+
+    def test_it_is_told_at_its_level(self, log: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Loading, warmup and errors; what it printed before is not, nor is noise."""
+        with server_lines.told("small"), log.open("a") as printed:
+            printed.write("2026-11-22T03:00:01.000 INFO model small version 3: loading from /models/3\n")
+            printed.write("2026-11-22 03:00:01.1: I tensorflow/compiler/xla/cuda.cc:1] no GPU\n")
+            printed.write("2026-11-22T03:00:02.000 ERROR POST /v1/models/small:predict failed\n")
+        assert [(each.levelno, each.message.split(" ", 2)[2]) for each in caplog.records] == [
+            (logging.INFO, "model small version 3: loading from /models/3"),
+            (logging.ERROR, "POST /v1/models/small:predict failed"),
+        ]
+
+    def test_it_is_told_when_the_stage_fails(self, log: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """That is when somebody looks."""
+        with suppress(ZeroDivisionError), server_lines.told("small"), log.open("a") as printed:
+            printed.write("2026-11-22T03:00:01.000 WARNING slow disk\n")
+            raise ZeroDivisionError
+        assert [each.message for each in caplog.records] == ["2026-11-22T03:00:01.000 WARNING slow disk"]
+
+    def test_of_another_server_all_is_told(
+        self, log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It was started inside the block, in the place of the one before."""
+        with server_lines.told("small"):
+            other = tmp_path / "other.log"
+            other.write_text("2026-11-22T03:00:01.000 INFO listening\n")
+            server_records.write(replace(SERVER, handle="8:1.0", log=str(other)))
+        assert [each.message for each in caplog.records] == ["2026-11-22T03:00:01.000 INFO listening"]
+
+    def test_where_it_says_much_warnings_and_errors_are_told(self) -> None:
+        """And how many lines were not."""
+        lines = [f"2026-11-22T03:00:00.000 INFO line {number}" for number in range(50)]
+        taken: list[tuple[int, str]] = []
+        log_lines.seen(
+            "\n".join([*lines, "2026-11-22T03:00:01.000 ERROR no"]), lambda *each: taken.append(each)
+        )
+        assert taken == [
+            (logging.ERROR, "2026-11-22T03:00:01.000 ERROR no"),
+            (logging.INFO, "50 more lines were printed"),
+        ]
 
 
 class TestForwarded:

@@ -70,6 +70,14 @@ class TestDeployed:
         assert PASSWORD not in done.output
         assert PASSWORD.partition(":")[2] not in done.output
 
+    def test_the_servers_own_lines_are_in_the_log(self, deployed: tuple[Finished, Path]) -> None:
+        """What it says of the new version, at the level that it says it."""
+        done, _ = deployed
+        version = f"model digits version {done.verdict['version']}"
+        for said in (f"{version}: loading from ", f"{version}: available ("):
+            (line,) = [line for line in done.output.splitlines() if said in line]
+            assert line.index("INFO") < line.index(said), line
+
     def test_each_stage_and_each_check_is_a_test_case(self, deployed: tuple[Finished, Path]) -> None:
         """By the names of the verdict, all passed."""
         done, junit = deployed
