@@ -118,6 +118,11 @@ class GoldenConfig(Slice):
     key that is thrown away (string and int64). Those of data.features are kept unless listed, labels are
     always dropped; any other has to be listed, so that nothing private travels unseen."""
 
+    def recorded(self, folder: Path) -> Path | None:
+        """Return the file of recorded requests, None where there is none; `folder` holds the YAML."""
+        file = folder / self.file.expanduser()
+        return file if file.is_file() else None
+
 
 class LimitsConfig(Slice):
     """What a server's container may take of the machine; a process has no limits but the machine's."""
@@ -215,5 +220,5 @@ class SmokeTestConfig(Slice):
     """Deadline of each request."""
 
     watch_seconds: NonNegativeFloat = 0.0
-    """How long the new version is asked again and again after its first answers; one wrong or late answer
-    withdraws it."""
+    """How long the new version is asked again and again after its first answers, golden requests too where
+    some are recorded; one wrong or late answer withdraws it."""

@@ -65,7 +65,7 @@ def retrain_and_deploy(
         with undone_on_failure(config.deployment, config.smoke_test, run):
             version = publish(candidate, config.export, config.data, target, run)
             endpoint = deploy(version, target, config.deployment, config.smoke_test, run)
-            smoke_test(endpoint, candidate, config.smoke_test, config.data, run)
+            smoke_test(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
         retire(version, config.export, run)
     return this.state()
 

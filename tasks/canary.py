@@ -52,8 +52,7 @@ def canary(
         model_versions.lend(candidate.path, base, _NUMBER)
         with lone_servers.started(_planned(target, base, run), "canary") as server:
             _see_it_load(server, deadline, run)
-            requests = run.source / golden.file.expanduser()
-            recorded = requests if requests.is_file() else None
+            recorded = golden.recorded(run.source)
             proof = _asked(server, candidate, smoke_test, data, recorded, run)
             if recorded is not None:
                 proof = _warmed_up(proof, recorded, candidate, server, deployment.load_timeout_seconds, run)

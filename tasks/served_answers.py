@@ -17,9 +17,11 @@ _FEWEST_LATENCY_REQUESTS = 20
 
 def prove(
     endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig, run: Run,
-    on_progress: Progress = ignore_progress, log: str = "smoke-test",
+    on_progress: Progress = ignore_progress, log: str = "smoke-test", golden: Path | None = None,
 ) -> SmokeTest:  # fmt: skip
     """Ask the endpoint in every signature and API; every number is the offline one, by that version.
+
+    The requests in the file `golden` are asked too for as long as it is watched.
 
     Raises SmokeTestFailed, with all checks.
     """
@@ -34,9 +36,14 @@ def prove(
             "smoke_test": smoke_test,
             "data": data,
             "run": run,
+            "golden": golden and {"file": golden, "model": _folder(endpoint, run)},
         },
         prepare_next=False,
     )
+
+
+def _folder(endpoint: Endpoint, run: Run) -> Path:
+    return model_versions.versions(run.model_base_path)[endpoint.version]
 
 
 def prove_again(endpoint: Endpoint, smoke_test: SmokeTestConfig, run: Run, log: str) -> str:
@@ -45,7 +52,7 @@ def prove_again(endpoint: Endpoint, smoke_test: SmokeTestConfig, run: Run, log: 
     A version that keeps none (of another release, or published by hand) is asked about another one's
     examples, and has to answer. Raises SmokeTestFailed.
     """
-    folder = model_versions.versions(run.model_base_path)[endpoint.version]
+    folder = _folder(endpoint, run)
     kept = kept_answers.of_version(folder)
     if kept is not None:
         proof = prove(endpoint, kept.candidate, _without_latency(smoke_test), kept.data, run, log=log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, SmokeTestConfig
+from configs.schema import DataConfig, GoldenConfig, SmokeTestConfig
 from tasks import deploy_journal, served_answers, server_lines
 from tasks.artifacts import Candidate, Endpoint, Run, SmokeTest
 from tasks.reports import prefect_artifacts, smoke_test_page
@@ -12,15 +12,17 @@ from tasks.stages import report, stage
 
 @stage("smoke-test", run_name="smoke-test version {endpoint.version} of {run.pipeline}")
 def smoke_test(
-    endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig, run: Run
-) -> SmokeTest:
+    endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig,
+    golden: GoldenConfig, run: Run,
+) -> SmokeTest:  # fmt: skip
     """Prove that the endpoint answers with the new version, as `estimator.predict` did, and goes on to.
 
-    The deploy is over then: a server that was replaced for this version is forgotten. Raises
-    SmokeTestFailed, with all checks.
+    While it is watched, golden requests are asked too. The deploy is over then: a server that was replaced
+    for this version is forgotten. Raises SmokeTestFailed, with all checks.
     """
+    recorded = golden.recorded(run.source)
     with server_lines.told(run.pipeline):
-        proof = served_answers.prove(endpoint, candidate, smoke_test, data, run, on_progress=report)
+        proof = served_answers.prove(endpoint, candidate, smoke_test, data, run, report, golden=recorded)
     deploy_journal.note(run, "smoke-tested")
     rollouts.settle(run.pipeline)
     journal = deploy_journal.of_run(run)

@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD = 11, 12, 13, 14
+ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD, TURNS_BAD_FAR_OUT = 11, 12, 13, 14, 15
 CRASHES_AT = 3
 """Request that kills the server of CRASHES."""
 TURNS_BAD_AFTER = 60
-"""Requests that TURNS_BAD answers rightly in each server; then it says 1000 more."""
+"""Requests that TURNS_BAD answers rightly in each server; then it says 1000 more.
+
+TURNS_BAD_FAR_OUT does so where it is asked for more than 50, which no sample is."""
 
 
 def exported(store: Path) -> None:
@@ -41,6 +43,8 @@ def _added(kind: int, x: Any) -> Any:
         return tf.minimum(tf.abs(tf.reduce_sum(turned[1])), 0.0)
     count = tf.get_variable("count", initializer=0, use_resource=True, trainable=False)
     asked = count.assign_add(1, read_value=True)
+    if kind == TURNS_BAD_FAR_OUT:
+        return tf.where((asked > TURNS_BAD_AFTER) & (tf.reduce_max(x) > 50), 1000.0, 0.0)
     if kind == TURNS_BAD:
         return tf.where(asked > TURNS_BAD_AFTER, 1000.0, 0.0)
 
@@ -70,5 +74,5 @@ def _export(directory: Path, kind: int) -> None:
 
 
 if __name__ == "__main__":
-    for _kind in (ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD):
+    for _kind in (ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD, TURNS_BAD_FAR_OUT):
         _export(Path(sys.argv[1]), _kind)

@@ -71,7 +71,7 @@ def deployed(source: str, run_id: str) -> dict[str, Any]:
         with undone_on_failure(config.deployment, config.smoke_test, run):
             version = publish.fn(candidate, config.export, config.data, target, run)
             endpoint = deployment.deploy.fn(version, target, config.deployment, config.smoke_test, run)
-            smoke_test.fn(endpoint, candidate, config.smoke_test, config.data, run)
+            smoke_test.fn(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
         retire.fn(version, config.export, run)
     return {**told, "version": version.number, "server": endpoint.server}
 

@@ -17,7 +17,7 @@ from typing import Any
 import bad_candidates
 import psutil
 import pytest
-from bad_candidates import ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD
+from bad_candidates import ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD, TURNS_BAD_FAR_OUT
 from deployed_worlds import NAME, Client, RestClient, World, predict_log, table
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 from waiting import eventually
@@ -251,6 +251,24 @@ class TestABadVersion:
         assert world.numbers() == before
         assert (world.base / f"{world.highest()}.withdrawn" / "saved_model.pb").is_file()
         assert client.models == [GOOD] and client.failures == []
+
+    def test_golden_requests_are_asked_while_it_is_watched(self, world: World, tmp_path: Path) -> None:
+        """What only they ask about turns bad: it is withdrawn; the next run needs no hand."""
+        golden, before = world.pipeline.folder / "golden.tfrecord", world.numbers()
+        predict_log(golden, 60.0, 61.0)
+        world.configured(smoke_test={"watch_seconds": 100})
+        failed = world.deploy(TURNS_BAD_FAR_OUT, answers=GOOD)
+        world.configured(smoke_test={"watch_seconds": 0.5})
+        with Client(world.ports[0]) as client:
+            done = world.deploy(GOOD)
+        world.configured()
+        golden.unlink()
+        fault = "a version that turns bad for golden requests"
+        world.tell(fault, "the same run, watching", failed["message"], client, None)
+        (watch,) = [check for check in failed["checks"] if check["name"] == "watch"]
+        assert not watch["passed"] and watch["observed"].startswith("golden requests after ")
+        assert world.numbers() == [*before, done["version"]]
+        assert client.failures == [] and client.models == [GOOD]
 
     @pytest.mark.parametrize("boundary", ["after published", "after undoing"])
     def test_recovery_withdraws_it(self, world: World, boundary: str) -> None:

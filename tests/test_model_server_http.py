@@ -51,6 +51,26 @@ def test_one_thread_answers_more_than_one_connection(small_server: RunningServer
         idle.close()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/../../etc/passwd", "/v1/models/..%2f..%2fetc%2fpasswd", "/../../etc/passwd",
+        f"/v1/models/{NAME}/versions/../metadata", f"/v1/models/{NAME}%00",
+        f"/v1/models/..%2f{NAME}/metadata", "//etc/passwd",
+    ],
+)  # fmt: skip
+def test_no_path_of_a_request_leads_to_a_file(small_server: RunningServer, path: str) -> None:
+    """Names are looked up among the models in service, never on a disk."""
+    connection = http.client.HTTPConnection("127.0.0.1", small_server.rest_port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status in (400, 404)
+        assert b"root:" not in answer.read()
+    finally:
+        connection.close()
+
+
 def test_load_past_the_bound_is_shed(small_server: RunningServer) -> None:
     """503 with Retry-After, at once; what was admitted is answered, here by its timeout."""
     answers: list[tuple[int, Any, bytes]] = []

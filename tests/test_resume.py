@@ -347,6 +347,17 @@ class TestWhichRun:
         assert resumable_runs.resumption(tmp_path, "newest").run.run_id == "r3"
         assert resumable_runs.resumption(tmp_path, "r2").run.run_id == "r2"
 
+    def test_no_name_leads_out_of_the_runs(self, tmp_path: Path) -> None:
+        """A run of another pipeline, or any other folder with a config.yaml, is no run of this one."""
+        pipeline = written(tmp_path, {})
+        self._left(pipeline, "r1", "failed")
+        runs = run_folders.describe(pipeline, "r1").folder.parent
+        (runs.parent / "other").mkdir()
+        shutil.copytree(runs / "r1", runs.parent / "other" / "r1")
+        for named in ("../other/r1", f"../{runs.name}/r1", str(runs.parent / "other" / "r1"), "..", ""):
+            with pytest.raises(ConfigError, match="has no run"):
+                resumable_runs.resumption(tmp_path, named)
+
     def test_it_keeps_its_own_configuration_and_tells_what_differs(self, tmp_path: Path) -> None:
         """What was edited since is for the next run: both sides are shown; --set is refused."""
         self._left(written(tmp_path, {}), "r1", "failed")

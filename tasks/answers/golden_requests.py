@@ -5,7 +5,8 @@ A file of them is a TFRecord of PredictionLogs without answers, which is what a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,18 +65,37 @@ def of_examples(candidate: Candidate, records: Sequence[bytes], requests: int) -
 def replayed(logs: Sequence[Log], client: ServingClient, candidate: Candidate, most: Limit) -> Check:
     """Ask the server each of them, and the candidate in a session here; say whether they answer alike."""
     tally = Tally(most)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(candidate.path))
-        for index, log in enumerate(logs):
-            try:
-                served = _served(request(log), client)
-                expected = _in_process(session, graph.signature_def, request(log))
-            except (SmokeTestFailed, tf.errors.OpError, KeyError, ValueError) as error:
-                tally.fail(f"request {index}: {getattr(error, 'message', error)}")
-                continue
-            _compare(tally, index, served.outputs, expected)
+    with asking(logs, client, candidate.path) as ask:
+        for index in range(len(logs)):
+            ask(index, tally)
     rule = f"{len(logs)} are answered, finite, {most.rule} the export in process"
     return Check("golden requests", rule, tally.observed, most.shown, not tally.problem)
+
+
+@contextlib.contextmanager
+def asking(
+    logs: Sequence[Log], client: ServingClient, model: Path
+) -> Iterator[Callable[[int, Tally], int | None]]:
+    """Have what asks the server the request of an index, and the SavedModel `model` in a session here.
+
+    It adds to a tally how they answer, and returns the version that answered, None where none did.
+    """
+    graph = tf.Graph()
+    with contextlib.closing(tf.compat.v1.Session(graph=graph)) as session:
+        with graph.as_default():  # no longer than this: who asks meanwhile may compute eagerly
+            loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model))
+
+        def ask(index: int, tally: Tally) -> int | None:
+            try:
+                served = _served(request(logs[index]), client)
+                expected = _in_process(session, loaded.signature_def, request(logs[index]))
+            except (SmokeTestFailed, tf.errors.OpError, KeyError, ValueError) as error:
+                tally.fail(f"request {index}: {getattr(error, 'message', error)}")
+                return None
+            _compare(tally, index, served.outputs, expected)
+            return served.version
+
+        yield ask
 
 
 def _served(asked: Any, client: ServingClient) -> Answer:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from configs.schema import DataConfig, SmokeTestConfig
-from tasks.answers import offline_answers, served
+from tasks.answers import comparison, golden_requests, offline_answers, served
+from tasks.answers.comparison import Tally
 from tasks.answers.served import Ask, Compared
 from tasks.artifacts import Candidate, Check, Endpoint, Run, SmokeTest
 from tasks.errors import SmokeTestFailed
@@ -19,12 +23,22 @@ from tasks.servers import rest_requests
 from tasks.servers.serving_client import ServingClient
 
 _PAUSE_SECONDS = 0.05
+
+
+class Golden(TypedDict):
+    """Golden requests, and the SavedModel that says what they are to be answered."""
+
+    file: Path
+    model: Path
+
+
 """Between two rounds of a watch: a few requests, not a load test."""
 
 
 def run(
     progress: Callable[[Mapping[str, Any]], None],
     endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig, run: Run,
+    golden: Golden | None = None,
 ) -> SmokeTest:  # fmt: skip
     """Ask every signature by every API that it has; compare every number with the offline one.
 
@@ -48,7 +62,7 @@ def run(
         checks.append(latency_check(p99, smoke_test.latency_p99_limit_ms))
         _refuse_failed(checks)
         if smoke_test.watch_seconds:
-            checks.append(_watch(client, records, endpoint, candidate, smoke_test, data, progress))
+            checks.append(_watch(client, records, endpoint, candidate, smoke_test, data, golden, progress))
     _refuse_failed(checks)
     rest_requests.write_sample(run.folder, candidate.signatures, records[:1], data)
     limit = smoke_test.latency_p99_limit_ms
@@ -58,25 +72,61 @@ def run(
 
 def _watch(
     client: ServingClient, records: Sequence[bytes], endpoint: Endpoint, candidate: Candidate,
-    smoke_test: SmokeTestConfig, data: DataConfig, progress: Callable[[Mapping[str, Any]], None],
+    smoke_test: SmokeTestConfig, data: DataConfig, golden: Golden | None,
+    progress: Callable[[Mapping[str, Any]], None],
 ) -> Check:  # fmt: skip
-    """Ask about one example after the other, in every signature and API, until the time is over."""
+    """Ask about one example after the other, in every signature and API, until the time is over.
+
+    With golden requests, one of them after each.
+    """
     rule = f"equals offline for {smoke_test.watch_seconds:g} s"
     began, asked = time.monotonic(), 0
-    while (seconds := time.monotonic() - began) < smoke_test.watch_seconds:
-        index = asked % len(records)
-        for signature in candidate.signatures:
-            for api, ask in served.apis(client, signature, data):
-                found = Compared(api, signature, candidate, smoke_test.tolerance)
-                found.ask(ask, records[index : index + 1], index)
-                if found.problem or found.versions != {endpoint.version}:
-                    problem = found.problem or f"version {found.versions.pop()} answered"
-                    observed = f"{found.name} after {seconds:.1f} s: {problem}"
-                    return Check("watch", rule, observed, None, passed=False)
-        asked += 1
-        progress({"message": f"watched for {seconds:.0f} s of {smoke_test.watch_seconds:g}"})
-        time.sleep(_PAUSE_SECONDS)
-    return Check("watch", rule, f"{asked} rounds of requests", None, passed=True)
+    with _asking_golden(golden, client, endpoint, smoke_test) as golden_problem:
+        while (seconds := time.monotonic() - began) < smoke_test.watch_seconds:
+            problem = _sample_problem(client, records, asked, endpoint, candidate, smoke_test, data)
+            if problem := problem or golden_problem(asked):
+                observed = problem.replace(": ", f" after {seconds:.1f} s: ", 1)
+                return Check("watch", rule, observed, None, passed=False)
+            asked += 1
+            progress({"message": f"watched for {seconds:.0f} s of {smoke_test.watch_seconds:g}"})
+            time.sleep(_PAUSE_SECONDS)
+    observed = f"{asked} rounds of requests" + (", a golden one in each" if golden else "")
+    return Check("watch", rule, observed, None, passed=True)
+
+
+def _sample_problem(
+    client: ServingClient, records: Sequence[bytes], asked: int, endpoint: Endpoint, candidate: Candidate,
+    smoke_test: SmokeTestConfig, data: DataConfig,
+) -> str:  # fmt: skip
+    """Ask about one example in every signature and API; say what is wrong, "" where nothing is."""
+    index = asked % len(records)
+    for signature in candidate.signatures:
+        for api, ask in served.apis(client, signature, data):
+            found = Compared(api, signature, candidate, smoke_test.tolerance)
+            found.ask(ask, records[index : index + 1], index)
+            if found.problem or found.versions != {endpoint.version}:
+                return f"{found.name}: {found.problem or f'version {found.versions.pop()} answered'}"
+    return ""
+
+
+@contextmanager
+def _asking_golden(
+    golden: Golden | None, client: ServingClient, endpoint: Endpoint, smoke_test: SmokeTestConfig
+) -> Iterator[Callable[[int], str]]:
+    """Have what asks one golden request and says what is wrong with its answer, "" where nothing is."""
+    logs = golden_requests.read(golden["file"]) if golden else []
+    if golden is None or not logs:
+        yield lambda _: ""
+        return
+    with golden_requests.asking(logs, client, golden["model"]) as ask:
+
+        def problem(asked: int) -> str:
+            tally = Tally(comparison.limit(smoke_test.tolerance))
+            version = ask(asked % len(logs), tally)
+            wrong = tally.problem or (f"version {version} answered" if version != endpoint.version else "")
+            return wrong and f"golden requests: {wrong}"
+
+        yield problem
 
 
 def _version_check(found: Compared, wanted: int) -> Check:
