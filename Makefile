@@ -40,12 +40,17 @@ faults: install  ## kill, fill, cut and race deploys under a client; prints what
 	@$(BIN)/python -m pytest -q tests/test_faults.py
 
 .PHONY: check
-check: install  ## ruff, mypy --strict, import-linter, and that generated docs are current
+check: install  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python .ci/audit.py
+
+.PHONY: audit
+audit: install  ## ask the package index for known vulnerabilities of the locked packages
+	@$(BIN)/python .ci/audit.py
 
 .PHONY: bench-training
 bench-training: install  ## measure training through Slipway beside the same Estimator called bare (minutes)
