@@ -10,6 +10,9 @@ from configs.data_gates import DataGates
 from configs.features import FeatureSpecs, stored_in_examples
 from configs.slices import Reference, Slice
 
+SecretName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
+SecretSource = Annotated[str, Field(pattern=r"^(environment|block:[a-z0-9][a-z0-9-]*)$")]
+
 
 class SplitConfig(Slice):
     """Which part of tonight's examples is held out; by a hash, so the same example always lands there."""
@@ -37,6 +40,10 @@ class DataConfig(Slice):
     ingest: Reference | None = None
     """Callable that writes tonight's TFRecord files: `ingest.py:write_digits`, called with the folder
     (pathlib.Path) to write `*.tfrecord` into."""
+
+    secrets: dict[SecretName, SecretSource] = {}
+    """Environment variables that `ingest` reads secrets from, and where those come from: `environment`, that
+    of the flow, or `block:warehouse`, a Prefect Secret block. They are masked in all that it says."""
 
     files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Glob patterns of existing files, relative to the YAML."""

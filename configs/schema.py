@@ -6,8 +6,10 @@ under a key is what `slipway schema` and docs/reference/pipeline.md show for it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -67,6 +69,17 @@ class Recipe(Slice):
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
+_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list | tuple):
+        for each in values.values() if isinstance(values, dict) else values:
+            yield from _texts(each)
+
+
 class PipelineConfig(Slice):
     """All of a `pipeline.yaml`."""
 
@@ -83,6 +96,13 @@ class PipelineConfig(Slice):
     server: ServerConfig = ServerConfig()
     golden: GoldenConfig = GoldenConfig()
     smoke_test: SmokeTestConfig = SmokeTestConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_password(cls, values: Any) -> Any:
+        if any(_PASSWORD_IN_URL.search(text) for text in _texts(values)):
+            raise ValueError("an address holds a password: read it in data.ingest from one of data.secrets")
+        return values
 
     @model_validator(mode="after")
     def _server_fits_target(self) -> PipelineConfig:

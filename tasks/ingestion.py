@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from configs.schema import DataConfig
-from tasks import tensorflow_process
+from tasks import secret_values, tensorflow_process
 from tasks.artifacts import Examples, Run
 from tasks.stages import report, stage
 
@@ -12,8 +12,14 @@ from tasks.stages import report, stage
 def ingest(data: DataConfig, run: Run) -> Examples:
     """Leave checked TFRecords of each split, and statistics.json, in `run.folder / "examples"`.
 
-    Raises DataError with the file, record and feature; then nothing is left there.
+    Raises DataError with the file, record and feature; then nothing is left there. EnvironmentFault where
+    a secret cannot be had.
     """
     return tensorflow_process.run(
-        "ingest", Examples, log=run.log("ingest"), on_progress=report, arguments={"data": data, "run": run}
+        "ingest",
+        Examples,
+        log=run.log("ingest"),
+        on_progress=report,
+        arguments={"data": data, "run": run},
+        secrets=secret_values.resolved(data.secrets),
     )

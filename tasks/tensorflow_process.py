@@ -27,14 +27,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
-from tasks import log_lines
+from tasks import log_lines, masking
 from tasks.artifacts import Check
 from tasks.errors import (
     CheckedError,
@@ -191,6 +191,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     stall_timeout_seconds: float | None = None,
     grace_seconds: float = 30.0,
     prepare_next: bool = True,
+    secrets: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
 
@@ -198,34 +199,43 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     they have in `logging`. Interrupted (Ctrl-C, cancellation, timeout), the child gets
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
     `tasks.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
-    `stall_timeout_seconds`, counted from its start too.
+    `stall_timeout_seconds`, counted from its start too. `secrets` are in its environment, and masked in its
+    progress and errors and, when it has ended, in the log.
     """
     child = _take()
-    forwarded = log_lines.Forwarded(log, lambda level, line: on_progress({"message": line, "level": level}))
+    hidden = list((secrets or {}).values())
+
+    def told(progress: Mapping[str, Any]) -> None:
+        on_progress(masking.masked(dict(progress), hidden))
+
+    forwarded = log_lines.Forwarded(log, lambda level, line: told({"message": line, "level": level}))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        child.send({"program": program, "log": str(log), "arguments": to_jsonable_python(dict(arguments))})
+        given = {"arguments": to_jsonable_python(dict(arguments)), "secrets": secrets or {}}
+        child.send({"program": program, "log": str(log), **given})
         if prepare_next:
             prepare()
         for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
             if "progress" in reply:
-                on_progress(reply["progress"])
+                told(reply["progress"])
             elif "error" in reply:
-                raise _rebuilt(reply["error"])
+                raise _rebuilt(masking.masked(reply["error"], hidden))
             else:
                 return TypeAdapter(returns).validate_python(reply["result"])
-        raise _death(program, child.process.wait(), _last_lines(log) or child.early_log())
+        code = child.process.wait()
+        raise _death(program, code, masking.masked(_last_lines(log) or child.early_log(), hidden))
     except TimeoutError:
         message = f"{program} did not finish in {timeout_seconds:.0f} s"
-        raise ProcessDied(message, f"its log: {log}\n{_last_lines(log)}") from None
+        raise ProcessDied(message, _log_of(log, hidden)) from None
     except _Stalled:
         grace_seconds = min(grace_seconds, _GRACE_OF_STALLED_SECONDS)
         message = f"{program} made no step for {stall_timeout_seconds:g} s, and was killed"
-        raise ProcessStalled(message, f"its log: {log}\n{_last_lines(log)}") from None
+        raise ProcessStalled(message, _log_of(log, hidden)) from None
     finally:
         child.close(grace_seconds)
         forwarded.close()
+        masking.mask_file(log, hidden)
 
 
 def raise_failure(program: str, child: Child, log: Path) -> None:
@@ -261,6 +271,10 @@ def _last_lines(log: Path) -> str:
     return "\n".join(lines)
 
 
+def _log_of(log: Path, hidden: Sequence[str]) -> str:
+    return f"its log: {log}\n{masking.masked(_last_lines(log), hidden)}"
+
+
 def end_with_parent(by: signal.Signals) -> None:
     """Have the kernel send this process `by` when the thread that spawned it ends, kill -9 included."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
@@ -293,6 +307,7 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.environ.update(request["secrets"])
 
     def reply(message: Mapping[str, Any]) -> None:
         try:

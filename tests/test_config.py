@@ -357,6 +357,7 @@ CONTRADICTIONS = [
         "'server': address is of a container in a network of its own",
     ),
     ("server", {"address": "192.0.2.7", "insecure": True}, "server.address needs deployment.target docker"),
+    ("data.files", ["https://me:hunter2@host/x"], "an address holds a password: read it in data.ingest"),
     ("server.flags", {"rest_api_port": 1}, "'server': the flag 'rest_api_port' is set by Slipway"),
     ("server.flags", {"model_base_path": "/x"}, "'server': the flag 'model_base_path' is set by Slipway"),
 ]
