@@ -24,7 +24,7 @@ from waiting import eventually
 
 from configs.loading import load_pipeline
 from flows import record_command
-from tasks import deploy_journal, unfinished_deploys
+from tasks import deploy_journal, model_versions, unfinished_deploys
 from tasks.errors import ConfigError
 from tasks.rolling_back import roll_back
 
@@ -154,6 +154,22 @@ class TestABadCandidate:
         assert not told["passed"] and observed in told["observed"]
         assert (world.numbers(), world.highest()) == (before, highest)
         assert client.failures == [] and client.models in APPROVED
+
+    def test_one_that_was_cut_short_is_rejected(self, world: World) -> None:
+        """Its graph is truncated on disk before it is published; the next run needs no hand."""
+        before, run_id = world.numbers(), world.candidate(BETTER)
+        graph = model_versions.candidate_folder(world.base, run_id) / "saved_model.pb"
+        graph.write_bytes(graph.read_bytes()[:100])
+        world.configured(deployment={"canary": True, "load_timeout_seconds": 20})
+        with Client(world.ports[0]) as client:
+            refused = world.ended(world.start(run_id))
+            assert world.numbers() == before
+            done = world.deploy(GOOD)
+        world.configured(deployment={"canary": True})
+        world.tell("truncated SavedModel", "the next run", refused["message"], client, done["seconds"])
+        assert refused["error"] == "Rejected"
+        assert world.numbers()[-1] == done["version"]
+        assert client.failures == [] and set(client.models) <= {GOOD, BETTER}
 
     def test_a_slow_one_is_rejected(self, world: World) -> None:
         """Beside the version that serves, in a server of the same kind: a ratio, whatever the machine."""

@@ -347,6 +347,17 @@ class TestWhichRun:
         assert resumable_runs.resumption(tmp_path, "newest").run.run_id == "r3"
         assert resumable_runs.resumption(tmp_path, "r2").run.run_id == "r2"
 
+    @pytest.mark.parametrize("left", ["", '{"outco', "[]", "{}"])
+    def test_one_whose_verdict_was_cut_short_can_go_on(self, tmp_path: Path, left: str) -> None:
+        """As one without a verdict; the verdict before it is the last one."""
+        pipeline = written(tmp_path, {})
+        self._left(pipeline, "r1", "rejected")
+        self._left(pipeline, "r2", "failed")
+        run = run_folders.describe(pipeline, "r2")
+        run_folders.verdict_file(run).write_text(left)
+        assert resumable_runs.resumption(tmp_path, "newest").run.run_id == "r2"
+        assert run_folders.last_verdict(run.pipeline) == {"outcome": "rejected"}
+
     def test_no_name_leads_out_of_the_runs(self, tmp_path: Path) -> None:
         """A run of another pipeline, or any other folder with a config.yaml, is no run of this one."""
         pipeline = written(tmp_path, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +90,8 @@ def _config_file(name: str, run_id: str) -> Path:
 
 def _outcome(name: str, run_id: str) -> str | None:
     """Return what a run ended in; None where it was killed, or is under way."""
-    try:
-        return str(json.loads((runs_folder(name) / run_id / "verdict.json").read_text())["outcome"])
-    except FileNotFoundError:
-        return None
+    verdict = run_folders.verdict_of(name, run_id)
+    return None if verdict is None else str(verdict["outcome"])
 
 
 def _dump(pipeline: Pipeline) -> Any:

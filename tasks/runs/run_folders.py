@@ -125,8 +125,21 @@ def verdict_file(run: Run) -> Path:
 
 def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
     """Return the newest verdict of the pipeline, None where no run has ended."""
-    verdicts = sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"))
-    return dict(json.loads(verdicts[-1].read_text())) if verdicts else None
+    files = sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"), reverse=True)
+    return next((found for found in map(_verdict_in, files) if found is not None), None)
+
+
+def verdict_of(pipeline_name: str, run_id: str) -> dict[str, Any] | None:
+    """Return the verdict of a run; None where it has none, or a crash of the machine cut it short."""
+    return _verdict_in(runs_folder(pipeline_name) / run_id / _VERDICT)
+
+
+def _verdict_in(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "outcome" in found else None
 
 
 def run_under_way(pipeline_name: str) -> str | None:
