@@ -371,3 +371,23 @@ class TestInterrupted:
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=90)
+
+
+def test_the_second_night_is_held_against_what_is_served(slipway: Slipway) -> None:
+    """By metric and by slice: as good passes, beside the version's own values; much worse is rejected."""
+    limits = (
+        "evaluation.changes={accuracy: {max_drop: 0.05}}",
+        "evaluation.by_slice={min_examples: 20, changes: {accuracy: {max_drop: 0.2}}}",
+    )
+    first = slipway.run(DIGITS, *QUICK, *limits)
+    assert first.exit_code == 0, first.output
+    second = slipway.run(DIGITS, *QUICK, *limits, "training.seed=2")
+    assert second.exit_code == 0, second.output
+    compared = [check for check in second.verdict["checks"] if check["baseline"] is not None]
+    sliced = [check for check in compared if check["name"] != "accuracy"]
+    assert len(sliced) >= 5 and len(compared) > len(sliced)
+    worse = slipway.run(DIGITS, *QUICK, *limits, "training.max_steps=1", "evaluation.thresholds={}")
+    assert worse.exit_code == 3, worse.output
+    missed = [check for check in worse.verdict["checks"] if not check["passed"]]
+    assert missed and all(check["baseline"] > check["limit"] > check["observed"] for check in missed)
+    assert second.verdict["version"] == slipway.versions("digits")[-1]
