@@ -7,16 +7,16 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import grpc
 import httpx
 import numpy as np
 import psutil
+from closed_loops import ClosedLoop
 from model_server_fixtures import Models, expected
 from pipelines import written
 from slipway_command import REPOSITORY, free_port, user_environment
@@ -35,65 +35,48 @@ ASKED = 5.0
 _RECONNECT = [("grpc.max_reconnect_backoff_ms", 100), ("grpc.initial_reconnect_backoff_ms", 50)]
 
 
-class Client:
-    """Asks over gRPC again as soon as it has an answer, and counts what came."""
+class Client(ClosedLoop):
+    """Asks over gRPC."""
 
     def __init__(self, port: int) -> None:
-        self.answers = 0
-        self.failures: list[str] = []
-        self.models: list[int] = []
-        """Which model answered, each run of the same one noted once."""
+        super().__init__()
         self._port = port
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
 
-    def _ask(self) -> None:
+    @property
+    def models(self) -> list[int]:
+        """Which model answered, each run of the same one noted once."""
+        return self.seen
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Callable[[], int]]:
         from model_server_requests import floats, predict_request, spec
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         request = predict_request(spec(NAME), x=floats(ASKED))
         with grpc.insecure_channel(f"127.0.0.1:{self._port}", options=_RECONNECT) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            while not self._over.wait(0.002):  # two cores: leave some for what is watched
-                self.answers += 1
-                try:
-                    answer = stub.Predict(request, timeout=20)
-                except grpc.RpcError as error:
-                    self.failures.append(f"{error.code().name}: {error.details()}")
-                    continue
-                self._note(answer.outputs["y"].float_val[0])
+            yield lambda: _model(stub.Predict(request, timeout=20).outputs["y"].float_val[0])
 
-    def _note(self, number: float) -> None:
-        model = round(number - expected(ASKED, 0))
-        if self.models[-1:] != [model]:
-            self.models.append(model)
 
-    def __enter__(self) -> Client:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(30)
+def _model(number: float) -> int:
+    return round(number - expected(ASKED, 0))
 
 
 class RestClient(Client):
     """Asks over REST, on a connection of its own each time."""
 
-    def _ask(self) -> None:
-        while not self._over.wait(0.01):
-            self.answers += 1
-            try:
-                answer = httpx.post(
-                    f"http://127.0.0.1:{self._port}/v1/models/{NAME}:predict",
-                    json={"instances": [[ASKED]]}, timeout=20, trust_env=False,
-                ).raise_for_status()  # fmt: skip
-            except httpx.HTTPError as error:
-                self.failures.append(repr(error))
-                continue
-            self._note(answer.json()["predictions"][0][0])
+    pause_seconds = 0.01
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Callable[[], int]]:
+        yield self._ask
+
+    def _ask(self) -> int:
+        answer = httpx.post(
+            f"http://127.0.0.1:{self._port}/v1/models/{NAME}:predict",
+            json={"instances": [[ASKED]]}, timeout=20, trust_env=False,
+        ).raise_for_status()  # fmt: skip
+        return _model(answer.json()["predictions"][0][0])
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
+from closed_loops import ClosedLoop
 from slipway_command import Finished, Slipway
 
 Labelled = tuple[list[bytes], list[int]]
@@ -44,41 +46,23 @@ def served_accuracy(address: str, records: list[bytes], labels: list[int]) -> fl
     return sum(answer == str(label) for answer, label in zip(answers, labels, strict=True)) / len(labels)
 
 
-class ClosedLoop:
-    """A client that asks again as soon as it has an answer, and notes what came."""
+class DigitsLoop(ClosedLoop):
+    """Asks about held-out digits, one after the other."""
 
     def __init__(self, address: str, labelled: Labelled) -> None:
+        super().__init__()
         self._address, self._records = address, labelled[0]
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-        self.failures: list[str] = []
-        self.answers = 0
-        self.versions: list[int] = []
-        """Versions in the order in which they answered, each run of the same one noted once."""
 
-    def _ask(self) -> None:
+    @property
+    def versions(self) -> list[int]:
+        """Versions in the order in which they answered, each run of the same one noted once."""
+        return self.seen
+
+    @contextmanager
+    def _asking(self) -> Iterator[Callable[[], int]]:
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-        requests = [_request([record]) for record in self._records[:50]]
+        requests = itertools.cycle([_request([record]) for record in self._records[:50]])
         with grpc.insecure_channel(self._address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            while not self._over.is_set():
-                try:
-                    answer = stub.Classify(requests[self.answers % len(requests)], timeout=20)
-                    version = answer.model_spec.version.value
-                    if self.versions[-1:] != [version]:
-                        self.versions.append(version)
-                except grpc.RpcError as error:
-                    self.failures.append(str(error))
-                self.answers += 1
-                self._over.wait(0.002)  # two cores: leave some for the run that is being watched
-
-    def __enter__(self) -> ClosedLoop:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join(30)
+            yield lambda: int(stub.Classify(next(requests), timeout=20).model_spec.version.value)

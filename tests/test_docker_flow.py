@@ -10,7 +10,7 @@ from typing import Any
 
 import docker
 import pytest
-from served_digits import ClosedLoop, held_out, served_accuracy
+from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
 from tasks.servers import server_image
@@ -87,7 +87,7 @@ def test_a_second_run_swaps_into_the_same_container(
     deployed: Finished, container: dict[str, Any], module_slipway: Slipway
 ) -> None:
     """Same container, same ports, a higher version, and no failed answer meanwhile."""
-    with ClosedLoop(deployed.verdict["endpoint"]["grpc"], held_out(deployed, module_slipway)) as client:
+    with DigitsLoop(deployed.verdict["endpoint"]["grpc"], held_out(deployed, module_slipway)) as client:
         again = module_slipway.run(DIGITS, *QUICK, "deployment.target=docker", "training.seed=2")
     assert again.exit_code == 0, again.output
     assert module_slipway.record("digits")["handle"] == container["Id"]

@@ -12,7 +12,7 @@ import junitparser
 import psutil
 import pytest
 from nightly_station import LONG, PASSWORD, Station
-from served_digits import ClosedLoop, held_out
+from served_digits import DigitsLoop, held_out
 from slipway_command import DIGITS, Finished, Slipway, free_port
 from waiting import eventually
 
@@ -94,7 +94,7 @@ class TestDeployed:
         before = set(nights.slipway.home.glob("runs/digits/[0-9]*"))
         versions = nights.slipway.versions("digits")
         options = [f"--set={key}={value}" for key, value in LONG.items()]
-        with ClosedLoop(done.verdict["endpoint"]["grpc"], held_out(done, nights.slipway)) as client:
+        with DigitsLoop(done.verdict["endpoint"]["grpc"], held_out(done, nights.slipway)) as client:
             process = nights.slipway.start(
                 "trigger", DIGITS, "--watch", "--cancel-on-signal", "--json",
                 nights.slipway.home / "cancelled.json", *options,

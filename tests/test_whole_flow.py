@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from served_digits import ClosedLoop, held_out, served_accuracy
+from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway, user_environment
 
 
@@ -25,10 +25,10 @@ def first(module_slipway: Slipway) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def second(module_slipway: Slipway, first: Finished) -> tuple[Finished, ClosedLoop, dict[str, Any]]:
+def second(module_slipway: Slipway, first: Finished) -> tuple[Finished, DigitsLoop, dict[str, Any]]:
     """The digits, deployed again while a client never stops asking; and the first server's record."""
     before = module_slipway.record("digits")
-    with ClosedLoop(first.verdict["endpoint"]["grpc"], held_out(first, module_slipway)) as client:
+    with DigitsLoop(first.verdict["endpoint"]["grpc"], held_out(first, module_slipway)) as client:
         again = module_slipway.run(DIGITS, *QUICK, "training.seed=2")
     return again, client, before
 
