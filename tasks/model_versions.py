@@ -233,9 +233,7 @@ def lend(saved_model: Path, base: Path, number: int) -> None:
     """
     partial = base / f".{number}"
     with faults_named(base):
-        shutil.copytree(
-            saved_model, partial, copy_function=_linked, ignore=shutil.ignore_patterns(ANSWERS, _ORIGIN)
-        )
+        shutil.copytree(saved_model, partial, copy_function=_linked, ignore=shutil.ignore_patterns(ANSWERS))
         _let_servers_read(partial)
         os.rename(partial, base / str(number))
 

@@ -35,10 +35,10 @@ def _added(kind: int, x: Any) -> Any:
 
     if kind == ANSWERS_NAN:
         return tf.constant(float("nan"))
-    if kind == IS_SLOW:
+    if kind == IS_SLOW:  # 90 ms on one core, where the others take one
         square = tf.fill([400, 400], 1e-3) * tf.reduce_mean(x)
         turned = tf.while_loop(
-            lambda i, _: i < 60, lambda i, each: (i + 1, tf.linalg.matmul(each, square)), [0, square]
+            lambda i, _: i < 150, lambda i, each: (i + 1, tf.linalg.matmul(each, square)), [0, square]
         )
         return tf.minimum(tf.abs(tf.reduce_sum(turned[1])), 0.0)
     count = tf.get_variable("count", initializer=0, use_resource=True, trainable=False)

@@ -174,13 +174,13 @@ class TestABadCandidate:
     def test_a_slow_one_is_rejected(self, world: World) -> None:
         """Beside the version that serves, in a server of the same kind: a ratio, whatever the machine."""
         before = world.numbers()
-        world.configured(deployment={"canary": {"latency": {"p50_ratio": 10, "requests": 20}}})
+        world.configured(deployment={"canary": {"latency": {"p50_ratio": 5, "requests": 20}}})
         with Client(world.ports[0]) as client:
             refused = world.deploy(IS_SLOW, GOOD)
         world.configured(deployment={"canary": True})
         world.tell("a candidate: slow", "the same run", refused["message"], client, None)
         rows = {check["name"]: check for check in refused["checks"]}
-        assert rows["canary latency p50"]["observed"] > 10 and not rows["canary latency p50"]["passed"]
+        assert rows["canary latency p50"]["observed"] > 5 and not rows["canary latency p50"]["passed"]
         assert rows["canary latency p99"]["passed"] and rows["canary latency p99"]["limit"] is None
         assert f"that of version {before[-1]} " in rows["canary latency p50"]["rule"]
         assert world.numbers() == before
