@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
 from deployed_worlds import Client, RestClient, World
+from engine_proxies import engine_proxy
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 from waiting import eventually
 
@@ -50,13 +53,37 @@ def test_a_changed_container_takes_over_without_a_gap(world: World) -> None:
     assert rest.failures == client.failures == []
 
 
+def test_an_engine_that_goes_away_half_way_takes_nothing_down(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published, and no engine to ask after the container: what serves goes on, and the next run deploys."""
+    before = world.numbers()
+    with engine_proxy(tmp_path / "engine.sock") as engine, Client(world.ports[0]) as client:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        process = world.stopped(world.candidate(GOOD), "after published")
+        engine.gone()
+        process.send_signal(signal.SIGCONT)
+        failed = world.ended(process)
+        container = world.record().handle
+        engine.back()
+        done = world.deploy(GOOD)
+        eventually(lambda: client.models[-1:] == [GOOD])
+    assert "no Docker engine answers" in failed["message"]
+    assert f"version {before[-1] + 1} is withdrawn; version {before[-1]} answers" in done["recovery"]
+    assert done["version"] == before[-1] + 2 == world.numbers()[-1]
+    assert world.record().handle == container
+    assert client.failures == [] and set(client.models) <= {GOOD, BETTER}
+
+
 def test_a_killed_container_is_started_by_the_next_run_first(world: World) -> None:
     """At the same address, before it trains; then it deploys."""
     container = server_container.find(docker.from_env(), world.record().handle)
     assert container is not None
+    before = world.highest()
     container.kill()
     with Client(world.ports[0]) as client:
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == [GOOD])
-    assert "was gone: " in done["recovery"] and "answers with version 2 in its place" in done["recovery"]
-    assert done["version"] == 3
+    assert "was gone: " in done["recovery"]
+    assert f"answers with version {before} in its place" in done["recovery"]
+    assert done["version"] == before + 1

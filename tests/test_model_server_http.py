@@ -7,6 +7,8 @@ import http.client
 import io
 import json
 import threading
+import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import pytest
 from model_server_fixtures import NAME, Models, RunningServer, StartServer
 from waiting import eventually
 
-from model_server import http_bodies
+from model_server import flags, http_bodies, settings
+from model_server.rest import RestServer
 
 pytest_plugins = ["model_server_fixtures"]
 PREDICT = f"/v1/models/{NAME}:predict"
@@ -185,3 +188,49 @@ def test_cors_headers_are_on_every_answer(models: Models, start_server: StartSer
     assert server.raw("OPTIONS", PREDICT, None, Origin="https://example.org")[0] == 200
     assert server.raw("OPTIONS", PREDICT, None, Origin="file://x")[0] == 400
     assert server.raw("OPTIONS", PREDICT, None)[0] == 400
+
+
+@pytest.fixture
+def bare_rest() -> Iterator[RestServer]:
+    """The HTTP server alone, with nothing behind it but a page of metrics."""
+    catalog: Any = None
+    server = RestServer(("127.0.0.1", 0), catalog, flags.parse([], {}).options, settings.read({}))
+    server.metrics_path, server.metrics_page = "/metrics", lambda: b"none"
+    server.start()
+    yield server
+    if not server.draining:
+        server.drain(0)
+
+
+def _connected(server: RestServer) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(*server.server_address, timeout=20)
+    connection.connect()
+    return connection
+
+
+def test_a_drain_waits_for_the_first_request_of_a_connection(bare_rest: RestServer) -> None:
+    """It was made while the server still listened: closing it would fail a request that is on its way."""
+    bare_rest.first_request_seconds = 60
+    connection = _connected(bare_rest)
+    draining = threading.Thread(target=bare_rest.drain, args=(time.monotonic() + 60,))
+    draining.start()
+    draining.join(0.5)
+    assert draining.is_alive()
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
+    draining.join(20)
+    assert not draining.is_alive()
+
+
+def test_a_connection_that_never_asks_holds_no_drain_up(bare_rest: RestServer) -> None:
+    """Nor does one that stays open after its answer."""
+    bare_rest.first_request_seconds = 0.1
+    silent, idle = _connected(bare_rest), _connected(bare_rest)
+    idle.request("GET", "/metrics")
+    assert idle.getresponse().read()
+    draining = threading.Thread(target=bare_rest.drain, args=(time.monotonic() + 600,))
+    draining.start()
+    draining.join(60)
+    assert not draining.is_alive()
+    silent.close()

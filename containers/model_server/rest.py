@@ -48,6 +48,7 @@ LIVE, READY = PROBES = ("/livez", "/readyz")
 _IDLE_CONNECTION_SECONDS = 300
 _STOP_CHECK_SECONDS = 0.1
 _LINGER_SECONDS = 2.0
+_FIRST_REQUEST_SECONDS = 2.0
 _RETRY_AFTER_SECONDS = "1"
 _BUSY = "The server is busy: {} requests are being answered or wait (MODEL_SERVER_REST_QUEUE). Try again."
 
@@ -72,7 +73,9 @@ class RestServer(ThreadingHTTPServer):
         self.metrics_page: Callable[[], bytes] = bytes
         self.ready = threading.Event()
         self.draining = False
+        self.first_request_seconds = _FIRST_REQUEST_SECONDS
         self._in_flight = 0
+        self._unasked: set[Any] = set()
         self._idle = threading.Condition()
 
     def server_bind(self) -> None:
@@ -95,13 +98,35 @@ class RestServer(ThreadingHTTPServer):
         ).start()
 
     def drain(self, deadline: float) -> None:
-        """Accept nothing more, and wait for the answers under way until `deadline` (time.monotonic())."""
+        """Accept nothing more, and wait for the answers under way until `deadline` (time.monotonic()).
+
+        A connection whose first request is still on its way is waited for too, but not long.
+        """
         self.draining = True
         self.shutdown()
         self._take_waiting()
         self.server_close()
+        soon = min(deadline, time.monotonic() + self.first_request_seconds)
         with self._idle:
+            self._idle.wait_for(lambda: not self._unasked, max(0.0, soon - time.monotonic()))
             self._idle.wait_for(lambda: self._in_flight == 0, max(0.0, deadline - time.monotonic()))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection to a thread of its own."""
+        with self._idle:
+            self._unasked.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the connection, whether it asked anything or not."""
+        self.has_asked(request)
+        super().shutdown_request(request)
+
+    def has_asked(self, request: Any) -> None:
+        """Note that the connection's first request has been answered, or did not come."""
+        with self._idle:
+            self._unasked.discard(request)
+            self._idle.notify_all()
 
     def _take_waiting(self) -> None:
         """Take the connections that clients have made and nobody has accepted: closing would reset them."""
@@ -138,6 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave in one packet
     disable_nagle_algorithm = True
     is_cut_off = False  # what the client sends of a request after its answer is unread
+
+    def handle_one_request(self) -> None:
+        """Read a request, and answer it."""
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.has_asked(self.connection)
 
     def finish(self) -> None:
         """Close; an answer to half a request is kept from being lost before."""
