@@ -307,7 +307,7 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(request["secrets"])
+    os.environ.update(request.get("secrets", {}))
 
     def reply(message: Mapping[str, Any]) -> None:
         try:
