@@ -283,7 +283,7 @@ class TestABadVersion:
         world.tell(fault, "the same run, watching", failed["message"], client, None)
         (watch,) = [check for check in failed["checks"] if check["name"] == "watch"]
         assert not watch["passed"] and watch["observed"].startswith("golden requests after ")
-        assert world.numbers() == [*before, done["version"]]
+        assert world.numbers()[-2:] == [before[-1], done["version"]]  # older ones may have been retired
         assert client.failures == [] and client.models == [GOOD]
 
     @pytest.mark.parametrize("boundary", ["after published", "after undoing"])
