@@ -211,9 +211,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     forwarded = log_lines.Forwarded(log, lambda level, line: told({"message": line, "level": level}))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        given = {"arguments": to_jsonable_python(dict(arguments)), "secrets": secrets or {}}
-        child.send({"program": program, "log": str(log), **given})
+        child.send(request_for(program, log, arguments, secrets))
         if prepare_next:
             prepare()
         for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
@@ -236,6 +234,15 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
         child.close(grace_seconds)
         forwarded.close()
         masking.mask_file(log, hidden)
+
+
+def request_for(
+    program: str, log: Path, arguments: Mapping[str, Any], secrets: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what a child is sent; the folder of its log is there then."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    given = {"arguments": to_jsonable_python(dict(arguments)), "secrets": dict(secrets or {})}
+    return {"program": program, "log": str(log), **given}
 
 
 def raise_failure(program: str, child: Child, log: Path) -> None:
@@ -307,7 +314,7 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(request.get("secrets", {}))
+    os.environ.update(request["secrets"])
 
     def reply(message: Mapping[str, Any]) -> None:
         try:

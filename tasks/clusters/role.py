@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import to_jsonable_python
 
 from configs.cluster import ClusterConfig
 from configs.schema import TrainingConfig
@@ -137,9 +136,8 @@ def _begin(part: _Part, task: Task, child: Child, patience: Patience) -> None:
     """Let the process play its part. A worker that found no variables would look again only 30 s later."""
     if part.cluster.parameter_servers and task.type != "ps":
         patience.until(partial(part.meeting.said, "begun"))
-    part.log.parent.mkdir(parents=True, exist_ok=True)
-    arguments = to_jsonable_python({**part.arguments, "task": asdict(task)})
-    child.send({"program": "cluster_role", "log": str(part.log), "arguments": arguments})
+    arguments = {**part.arguments, "task": asdict(task)}
+    child.send(tensorflow_process.request_for("cluster_role", part.log, arguments))
 
 
 def _watched(part: _Part, child: Child, patience: Patience) -> str:

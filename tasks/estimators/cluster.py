@@ -18,10 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from configs.cluster import ClusterConfig
 from configs.schema import TrainingConfig
+from tasks import tensorflow_process
 from tasks.artifacts import Run
 from tasks.clusters.rendezvous import SECONDS_BETWEEN_LOOKS, Rendezvous
 from tasks.tensorflow_process import Child
@@ -219,7 +218,5 @@ class RemoteRoles:
 
 
 def _request(task: Task, arguments: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    log = run.log(f"train-{task.name}")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    given = to_jsonable_python({**arguments, "task": asdict(task)})
-    return {"program": "cluster_role", "log": str(log), "arguments": given}
+    given = {**arguments, "task": asdict(task)}
+    return tensorflow_process.request_for("cluster_role", run.log(f"train-{task.name}"), given)
