@@ -15,6 +15,7 @@ stdin; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import logging
@@ -296,8 +297,11 @@ def main() -> None:
         return
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # prints of TensorFlow and of users' code must not mix with the replies
+    gc.disable()  # the collector would walk again and again through what stays for ever: a fifth of the time
     importlib.import_module("tensorflow")
     importlib.import_module("tasks.in_tensorflow.train")  # and with it what every program needs
+    gc.freeze()
+    gc.enable()
     _keep_what_is_worth_reading(logging.getLogger("tensorflow"))
     request = sys.stdin.buffer.read()
     if request:
