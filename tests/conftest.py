@@ -16,8 +16,9 @@ from pathlib import Path
 
 import nightly_station
 import pytest
+from free_ports import free_port
 from hypothesis import settings
-from slipway_command import Slipway, free_port
+from slipway_command import Slipway
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("slipway", deadline=None)

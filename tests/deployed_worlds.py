@@ -17,9 +17,10 @@ import httpx
 import numpy as np
 import psutil
 from closed_loops import ClosedLoop
+from free_ports import free_port
 from model_server_fixtures import Models, expected
 from pipelines import written
-from slipway_command import REPOSITORY, free_port, user_environment
+from slipway_command import REPOSITORY, user_environment
 from waiting import eventually
 
 from configs.loading import Pipeline

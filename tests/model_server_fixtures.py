@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 import grpc
 import pytest
 
+from free_ports import free_port
 pytest_plugins = ["model_server_image"]
 NAME = "half_plus_two"
 DEADLINE_SECONDS = 60.0
@@ -177,13 +177,6 @@ def wait_until(
             return value
         time.sleep(0.01)
     return pytest.fail(f"waited {seconds} seconds for {what}\n{context()}")
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import docker
 import docker.errors
 import pytest
-from model_server_fixtures import NAME, Endpoint, Models, free_port, wait_until
+from free_ports import free_port
+from model_server_fixtures import NAME, Endpoint, Models, wait_until
 
 CONTAINERS = Path(__file__).resolve().parent.parent / "containers"
 BASE_IMAGE = "slipway-base:bookworm"

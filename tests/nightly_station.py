@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 import psutil
-from slipway_command import REPOSITORY, Slipway, free_port
+from free_ports import free_port
+from slipway_command import REPOSITORY, Slipway
 from waiting import eventually
 
 from configs.deployments import load_deployments

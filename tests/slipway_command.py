@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,13 +14,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DIGITS = REPOSITORY / "configs" / "digits"
 QUICK = ("training.max_steps=500",)
 """Enough to pass the digits' threshold of 0.95, in a second or two."""
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # Started from a script in the background, a test run ignores SIGINT, and so would its children; a user's

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from slipway_command import DIGITS, REPOSITORY, Slipway, free_port
+from free_ports import free_port
+from slipway_command import DIGITS, REPOSITORY, Slipway
 from waiting import eventually
 
 from flows.cli import main

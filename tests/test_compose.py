@@ -19,9 +19,10 @@ import httpx
 import pipeline_images
 import pytest
 from docker.models.containers import Container
+from free_ports import free_port
 from model_server_image import unavailable
 from prefect_docker.worker import DockerWorker
-from slipway_command import REPOSITORY, free_port
+from slipway_command import REPOSITORY
 from waiting import eventually
 
 from tasks.servers import model_status

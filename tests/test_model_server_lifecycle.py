@@ -11,8 +11,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from free_ports import free_port
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from model_server_fixtures import NAME, Models, RunningServer, StartServer, expected, free_port, wait_until
+from model_server_fixtures import NAME, Models, RunningServer, StartServer, expected, wait_until
 
 pytest_plugins = ["model_server_fixtures"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 import tiny_server
+from free_ports import free_port
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.logging import disable_run_logger
 from pydantic import ValidationError
-from slipway_command import free_port
 from waiting import eventually
 
 from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig, SmokeTestConfig

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from rich.console import Console
-from slipway_command import REPOSITORY, Slipway, free_port
+from slipway_command import REPOSITORY, Slipway
 
 from flows import overview
 

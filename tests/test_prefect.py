@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from free_ports import free_port
 from pipelines import written
-from slipway_command import REPOSITORY, free_port
+from slipway_command import REPOSITORY
 
 LOADED = """\
 import json, os, pathlib, sys, yaml

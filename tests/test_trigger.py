@@ -11,9 +11,10 @@ from pathlib import Path
 import junitparser
 import psutil
 import pytest
+from free_ports import free_port
 from nightly_station import LONG, PASSWORD, Station
 from served_digits import DigitsLoop, held_out
-from slipway_command import DIGITS, Finished, Slipway, free_port
+from slipway_command import DIGITS, Finished, Slipway
 from waiting import eventually
 
 # Each waits for processes that import much; on a machine that is busy elsewhere that takes minutes.
