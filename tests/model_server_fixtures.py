@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-
 from free_ports import free_port
+
 pytest_plugins = ["model_server_image"]
 NAME = "half_plus_two"
 DEADLINE_SECONDS = 60.0
@@ -136,11 +137,15 @@ class RunningServer(Endpoint):
         """Wait for the process to end by itself."""
         return self.process.wait(DEADLINE_SECONDS)
 
-    def stop(self) -> int:
-        """Drain the server, or kill it where it does not end in time."""
+    def ask_to_stop(self) -> None:
+        """Have it drain."""
         self.channel.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Drain the server, or kill it where it does not end in time."""
+        self.ask_to_stop()
         try:
             return self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -193,9 +198,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(store)
 
 
-@pytest.fixture(scope="session")
-def start_server(models: Models) -> Iterator[StartServer]:
-    """Start a server for a base path; what still runs at the end is stopped."""
+@contextmanager
+def servers() -> Iterator[StartServer]:
+    """Yield what starts a server for a base path; what still runs at the end of the block is stopped."""
     started: list[RunningServer] = []
     logs = Path(tempfile.mkdtemp())
 
@@ -231,19 +236,29 @@ def start_server(models: Models) -> Iterator[StartServer]:
     try:
         yield start
     finally:
+        for server in started:  # all of them drain at the same time
+            server.ask_to_stop()
         for server in started:
             server.stop()
         shutil.rmtree(logs)
 
 
+@pytest.fixture(scope="module")
+def start_server() -> Iterator[StartServer]:
+    """Start a server for a base path; none outlives the module's tests: idle ones cost memory and polls."""
+    with servers() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def half_plus_two_process(
-    models: Models, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
-) -> RunningServer:
+    models: Models, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     """A server of version 1 alone, for tests that change nothing."""
     base_path = tmp_path_factory.mktemp("half_plus_two")
     models.publish(base_path, 1)
-    return start_server(base_path)
+    with servers() as start:
+        yield start(base_path)
 
 
 @pytest.fixture(scope="session", params=["process", pytest.param("image", marks=pytest.mark.docker)])
