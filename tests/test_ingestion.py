@@ -166,9 +166,9 @@ def test_an_ingest_tried_again_starts_afresh(tmp_path: Path) -> None:
 def test_a_hundred_thousand_examples_take_seconds(tmp_path: Path) -> None:
     """Checking, hashing and writing cost some microseconds an example: a million take below a minute."""
     records = many(1000) * 50
-    started = time.monotonic()
+    started = time.process_time()  # of this process alone, whatever else the machine does
     assert ingest(tmp_path, records).total == 50_000
-    assert time.monotonic() - started < 15
+    assert time.process_time() - started < 15
 
 
 # Bad input
