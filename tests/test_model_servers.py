@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,16 +110,41 @@ class TestPorts:
             other.listen()
             assert model_servers.choose_port(0, before) != before
 
-    def test_the_two_ports_never_coincide(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture
+    def offered(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+        """Have the kernel offer these ports, by names that no other test run on this machine claims."""
+
+        def offered(*ports: int) -> list[int]:
+            numbers = [100_000 + 10 * os.getpid() + port for port in ports]
+            offers = iter(numbers)
+
+            class Kernel(socket.socket):
+                def getsockname(self) -> tuple[str, int]:
+                    return "127.0.0.1", next(offers)
+
+            monkeypatch.setattr(model_servers.socket, "socket", Kernel)
+            return numbers
+
+        monkeypatch.setattr(model_servers, "_claims", [])
+        return offered
+
+    def test_the_two_ports_never_coincide(self, offered: Callable[..., list[int]]) -> None:
         """Should the kernel pick the port that gRPC was given, another is asked for."""
-        offers = iter([5001, 5001, 5002])
+        first, _, second = offered(1, 1, 2)
+        assert model_servers.choose_port(0, None, taken=first) == second
 
-        class Kernel(socket.socket):
-            def getsockname(self) -> tuple[str, int]:
-                return "127.0.0.1", next(offers)
+    def test_two_runs_at_once_never_choose_the_same(self, offered: Callable[..., list[int]]) -> None:
+        """One that another process chose, and where nobody listens yet, is left to it until that ends."""
+        first, second, *_ = offered(1, 2, 1)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(f"\0slipway-port-{first}")
+            assert model_servers.choose_port(0, None) == second
+        assert model_servers.choose_port(0, None) == first
 
-        monkeypatch.setattr(model_servers.socket, "socket", Kernel)
-        assert model_servers.choose_port(0, None, taken=5001) == 5002
+    def test_one_run_never_chooses_the_same_twice(self, offered: Callable[..., list[int]]) -> None:
+        """Its canary does not take the port that its server will have."""
+        first, _, second = offered(1, 1, 2)
+        assert [model_servers.choose_port(0, None) for _ in range(2)] == [first, second]
 
 
 class TestRecords:

@@ -262,7 +262,23 @@ def choose_port(wanted: int, before: int | None, taken: int | None = None) -> in
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
         # Asked while the probe still has this port, the kernel gives another one.
-        return port if port != taken else choose_port(0, None, taken)
+        return port if port != taken and _claimed(port) else choose_port(0, None, taken)
+
+
+_claims: list[socket.socket] = []
+"""Each has a name that says, until this process ends, that it chose a port, where nobody may listen yet."""
+
+
+def _claimed(port: int) -> bool:
+    """Have no other choice on this machine fall on the port; False where one has."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0slipway-port-{port}")  # abstract: the kernel forgets it with the process
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    return True
 
 
 def port_holder(port: int, address: str = server_records.LOOPBACK) -> str | None:
