@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 BIN := .venv/bin
+# Two at a time, each a whole module: tests/conftest.py says which belong together.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
 PIPELINE ?= configs/digits
 
 .PHONY: help
@@ -29,11 +31,11 @@ install: .venv/.installed  ## make .venv from the lock (Python 3.10 or 3.11 is a
 
 .PHONY: test
 test: check  ## check, then run all tests; those that need a Docker engine skip where none answers
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 .PHONY: test-fast
 test-fast: install  ## the tests that take seconds
-	@$(BIN)/python -m pytest -q -m "not docker and not slow"
+	@$(PYTEST) -m "not docker and not slow"
 
 .PHONY: faults
 faults: install  ## kill, fill, cut and race deploys under a client; prints what each fault came to (minutes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nightly_station
 import pytest
@@ -33,6 +35,17 @@ SLOW = (
     "test_training", "test_warm_start",
 )  # fmt: skip
 """Modules whose tests take long enough to be left out of `make test-fast`, as whole flows are."""
+
+DOCKER = (
+    "test_cluster_containers", "test_compose", "test_docker_faults", "test_docker_flow",
+    "test_model_server_metrics", "test_published_servers", "test_server_image",
+)  # fmt: skip
+STATION = ("test_ci_recipes", "test_nights", "test_operations", "test_trigger")
+LONGEST = (
+    "docker", "test_faults", "station", "test_cluster_across", "test_whole_flow", "test_resume",
+    "test_browser", "test_graph_pipelines", *SLOW,
+)  # fmt: skip
+"""Groups that take minutes: two workers are done at the same time if none of these begins last."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -72,8 +85,49 @@ _NEEDS = {
 }
 
 
+def _group(nodeid: str) -> str:
+    """Return the name that a test shares with all that must not run at the same time as it."""
+    module = Path(nodeid.partition("::")[0]).stem
+    if module in DOCKER or re.search(r"[\[-]image[]-]", nodeid):
+        return "docker"
+    return "station" if module in STATION else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group to one pytest worker whole: what its tests share is made once, images are built once.
+
+    Not by xdist's own marks of groups: xdist 3.8 writes them where pytest 9.2 does not look.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Groups(config, log)
+
+
+def _in_order_of_groups(items: list[pytest.Item]) -> None:
+    """Have those begin first that take longest."""
+    ranks = {name: rank for rank, name in reversed(list(enumerate(LONGEST)))}
+    items.sort(key=lambda item: ranks.get(_group(item.nodeid), len(LONGEST)))
+
+
+def _refuse_strays(items: list[pytest.Item]) -> None:
+    """Raise where a test would share the Docker engine with another worker's."""
+    strays = [
+        each.nodeid for each in items if each.get_closest_marker("docker") and _group(each.nodeid) != "docker"
+    ]
+    if strays:
+        raise pytest.UsageError(f"asks Docker, and its module is not in conftest.DOCKER: {strays[0]}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Call whole flows slow; skip what this machine lacks something for, with the reason, not in CI."""
+    _refuse_strays(items)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _in_order_of_groups(items)
     for item in items:
         if {"prefect_api", "station"} & set(getattr(item, "fixturenames", ())) or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)

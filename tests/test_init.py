@@ -217,7 +217,7 @@ class TestRefusals:
             (b"a;b\n1;2\n", "x.csv:1: cells are separated by ';'"),
             (b'a,b\n1,"2\n', "x.csv:2: not valid CSV"),
             (b"a,b\n\xff,2\n", "x.csv: not UTF-8"),
-            (gzip.compress(b"a,b\n1,2\n"), "x.csv: gzipped"),
+            (gzip.compress(b"a,b\n1,2\n", mtime=0), "x.csv: gzipped"),
             (b"a,y\n1,1\n2,\n", "the label 'y' is missing in 1 of 2 examples, first in"),
             (b"a,y\n1,1\n2,1\n", "the label 'y' is 1 in every example"),
             (b"a,y\n7,1\n7,2\n", "no feature is left to learn from: a: 7 wherever it is"),
