@@ -111,7 +111,7 @@ class TestPorts:
             assert model_servers.choose_port(0, before) != before
 
     @pytest.fixture
-    def offered(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    def offered(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[int]]]:
         """Have the kernel offer these ports, by names that no other test run on this machine claims."""
 
         def offered(*ports: int) -> list[int]:
@@ -125,8 +125,11 @@ class TestPorts:
             monkeypatch.setattr(model_servers.socket, "socket", Kernel)
             return numbers
 
-        monkeypatch.setattr(model_servers, "_claims", [])
-        return offered
+        claims: list[socket.socket] = []
+        monkeypatch.setattr(model_servers, "_claims", claims)
+        yield offered
+        for claim in claims:
+            claim.close()
 
     def test_the_two_ports_never_coincide(self, offered: Callable[..., list[int]]) -> None:
         """Should the kernel pick the port that gRPC was given, another is asked for."""
