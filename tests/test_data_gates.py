@@ -91,6 +91,18 @@ class TestStatistics:
         found = counted(tmp_path, persons(1000), gates=gates, **PERSONS)
         assert found.features["city"].unknown == found.features["city"].commonest["b"]
 
+    def test_a_word_of_a_file_that_does_not_occur_is_rarest(self, tmp_path: Path) -> None:
+        """It has a share of 0, as one of a `vocabulary` has; of those that occur none is absent."""
+        (tmp_path / "labels.txt").write_text("0\n1\n2\n3\n4\n")
+        (tmp_path / "cities.txt").write_text("a\nb\n")
+        gates = {"limits": {"y": {"vocabulary_file": "labels.txt", "min_share": 0.1},
+                            "city": {"vocabulary_file": "cities.txt"}}}  # fmt: skip
+        found = counted(tmp_path, persons(1000), gates=gates, **PERSONS)
+        assert (found.features["y"].absent, found.features["city"].absent) == ("4", None)
+        row = rows(gates, found)["data.y.rarest"]
+        assert (row.observed, row.passed) == (0, False)
+        assert "'4'" in row.rule
+
     def test_a_vocabulary_that_is_not_there(self, tmp_path: Path) -> None:
         """The key and the file are named, and nothing is left."""
         gates = {"limits": {"city": {"vocabulary_file": "cities.txt"}}}
@@ -190,6 +202,14 @@ class TestChecks:
         """Ends are included."""
         row = rows(gates, night)[name]
         assert (row.observed, row.passed) == (pytest.approx(observed), passed)
+
+    @pytest.mark.parametrize("vocabulary", [{}, {"vocabulary": ["a"]}])
+    def test_without_a_value_there_is_no_balance(self, vocabulary: dict[str, Any]) -> None:
+        """The row stays, and is missed: a gate does not go away with what it looks at."""
+        nothing = FeatureStatistics("string", 10, missing=10, values=0, distinct=0)
+        gates = {"limits": {"city": {"min_share": 0.1, **vocabulary}}}
+        row = rows(gates, Statistics(10, {"city": nothing}))["data.city.rarest"]
+        assert (row.observed, row.passed) == (0, False)
 
     def test_the_served_version_is_the_baseline(self, night: Statistics, tmp_path: Path) -> None:
         """Its numbers stand beside tonight's, and drift is from them."""

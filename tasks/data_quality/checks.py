@@ -81,10 +81,8 @@ def _range(now: FeatureStatistics, limits: FeatureLimits) -> str:
 def _of_balance(
     key: str, now: FeatureStatistics, limits: FeatureLimits, then: FeatureStatistics | None
 ) -> Iterator[Check]:
-    if not now.values or (limits.min_share is None and limits.max_share is None):
-        return
-    words = [str(word) for word in limits.vocabulary or ()]
-    counts = {**dict.fromkeys(words, 0), **now.commonest}
+    words = [*map(str, limits.vocabulary or ()), *([] if now.absent is None else [now.absent])]
+    counts = {**dict.fromkeys(words, 0), **now.commonest} or {"(none)": 0}
     if limits.min_share is not None:
         rarest = min(counts, key=lambda value: counts[value])
         share, had = now.share(counts[rarest]), _share_of(then, rarest)

@@ -43,6 +43,8 @@ class FeatureStatistics:
     """Values outside the limits that were set when they were counted, NaN and infinite ones among them."""
     unknown: int = 0
     """Values that were not in the vocabulary set then."""
+    absent: str | None = None
+    """A value of that vocabulary that did not occur; None where all did, or too many were counted to tell."""
     distinct: int | None = None
     """How many different values an int64 or a string had; None of floats, and where there were too many."""
     commonest: dict[str, int] = field(default_factory=dict)

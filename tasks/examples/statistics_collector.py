@@ -92,6 +92,12 @@ class _Counted:
         ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return {_shown(value): count for value, count in ranked[:MOST_VALUES]}
 
+    def absent(self) -> str | None:
+        if self._known is None or not self._all:
+            return None
+        missing = min(self._known - self._counts.keys(), default=None)
+        return None if missing is None else _shown(missing)
+
     def distinct(self) -> int | None:
         return len(self._counts) if self._all else None
 
@@ -115,7 +121,8 @@ class _Words:
     def statistics(self, examples: int) -> FeatureStatistics:
         return FeatureStatistics(
             "string", examples, examples - self._present, self._values, unknown=self._counted.unknown,
-            distinct=self._counted.distinct(), commonest=self._counted.commonest(),
+            absent=self._counted.absent(), distinct=self._counted.distinct(),
+            commonest=self._counted.commonest(),
         )  # fmt: skip
 
 
@@ -163,6 +170,7 @@ class _Numbers:
             least=float(self._least) if some else None, largest=float(self._largest) if some else None,
             mean=self._sum / self._finite if some else None, outside=self._outside,
             unknown=counted.unknown if counted else 0,
+            absent=counted.absent() if counted else None,
             distinct=counted.distinct() if counted else None,
             commonest=counted.commonest() if counted else {}, points=self._sample.points(),
         )  # fmt: skip
