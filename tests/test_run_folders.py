@@ -23,8 +23,9 @@ from slipway_command import REPOSITORY
 
 from configs.loading import Pipeline, load_pipeline
 from tasks.artifacts import Check
-from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.errors import AlreadyRunning, ConfigError, EnvironmentFault
 from tasks.runs import run_folders
+from tasks.runs.recorded_runs import recorded_run
 from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
@@ -80,6 +81,14 @@ class TestRunIds:
         ids = [run_folders.new_run_id() for _ in range(8)]
         assert ids == sorted(set(ids))
         assert all(re.fullmatch(r"\d{8}-\d{6}-\d{6}", run_id) for run_id in ids)
+
+    @pytest.mark.parametrize("chosen", ["../../x", "/tmp/x", "a/b", "..", ".running", "a\0b", "x\n"])
+    def test_one_that_leads_elsewhere_is_refused(self, pipeline: Pipeline, home: Path, chosen: str) -> None:
+        """It may be a parameter of a flow run, and it names a folder; nothing is made there."""
+        file = str(pipeline.file)
+        with pytest.raises(ConfigError, match="names no folder"), recorded_run(file, {}, chosen):
+            pytest.fail("it began")
+        assert not home.exists()
 
 
 class TestOpened:

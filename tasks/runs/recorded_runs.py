@@ -104,7 +104,8 @@ def _begun(
 ) -> tuple[Pipeline, Run]:
     if resume is None:
         loaded = load_pipeline(pipeline, overrides)
-        return loaded, run_folders.describe(loaded, run_id or run_folders.new_run_id())
+        chosen = run_folders.required_name(run_id) if run_id else run_folders.new_run_id()
+        return loaded, run_folders.describe(loaded, chosen)
     found = resumption(pipeline, resume, overrides)
     get_run_logger().info(found.told())
     return found.pipeline, found.run

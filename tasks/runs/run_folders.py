@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic_core import to_json
 
+from configs.errors import ConfigError
 from configs.home import runs_folder
 from configs.loading import Pipeline
 from configs.schema import DeploymentConfig
@@ -24,6 +26,7 @@ from tasks.artifacts import Run, Verdict
 from tasks.errors import AlreadyRunning, EnvironmentFault
 
 _VERDICT = "verdict.json"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class FlowRun:
 def new_run_id() -> str:
     """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`."""
     return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
+
+
+def required_name(run_id: str) -> str:
+    """Return an id that somebody chose. Raises ConfigError where it is no plain name: it names a folder."""
+    if _NAME.fullmatch(run_id):
+        return run_id
+    message = f"run_id {run_id!r} names no folder: letters, digits, '.', '_' and '-', and no dot in front"
+    raise ConfigError(message, "leave it out: the time is taken")
 
 
 def describe(pipeline: Pipeline, run_id: str) -> Run:
