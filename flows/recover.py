@@ -21,11 +21,12 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
 from configs.errors import SlipwayError
-from configs.loading import load_pipeline
+from configs.loading import Pipeline, load_pipeline
 from flows import terminal
 from flows.prefect_api import connected
 from flows.reports import Reports
 from tasks import unfinished_deploys
+from tasks.errors import AlreadyRunning
 from tasks.runs import interrupted_runs
 from tasks.runs.interrupted_runs import InterruptedRun
 
@@ -36,12 +37,35 @@ def recover(pipeline: str | None) -> int:
     """Have every killed run of the pipeline, or of all, go on; return the worst exit code among them.
 
     A run of a deployment is handed to its work pool, any other is run here and now. Nobody else's run
-    is touched: whether a run was killed is told by its lock, not by Prefect.
+    is touched: whether a run was killed is told by its lock, not by Prefect. Where none was killed, a deploy
+    may be unfinished all the same, and the server on record gone.
     """
-    killed = interrupted_runs.found(load_pipeline(pipeline).config.name if pipeline else None)
-    if not killed:
+    loaded = load_pipeline(pipeline) if pipeline else None
+    killed = interrupted_runs.found(loaded.config.name if loaded else None)
+    codes = [_recovered(each) for each in killed]
+    others = [loaded] if loaded else unfinished_deploys.left()
+    names = {each.pipeline for each in killed}
+    settled = [_settled(each) for each in others if each.config.name not in names]
+    codes += [code for code in settled if code is not None]
+    if not codes:
         console.print("no run was killed: nothing to recover")
-    return max((_recovered(each) for each in killed), default=0)
+    return max(codes, default=0)
+
+
+def _settled(pipeline: Pipeline) -> int | None:
+    """Finish or undo what no killed run left; return the exit code, None where there is nothing to do."""
+    name = pipeline.config.name
+    try:
+        recovery = unfinished_deploys.recover(pipeline)
+    except AlreadyRunning:
+        return None  # it is somebody's, at this moment
+    except SlipwayError as error:
+        console.print(f"{name}: its deploy is not settled: {error.message}", markup=False, soft_wrap=True)
+        return error.exit_code
+    if not recovery.found:
+        return None
+    console.print(f"{name}: {recovery.proved()}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _recovered(killed: InterruptedRun) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from configs.loading import Pipeline
+from configs.home import home
+from configs.loading import Pipeline, load_pipeline
 from configs.schema import DeploymentConfig, SmokeTestConfig
 from tasks import deploy_journal, model_versions, served_answers, undoing
 from tasks.artifacts import Endpoint, Recovery, Run
@@ -24,6 +26,36 @@ def recover(pipeline: Pipeline) -> Recovery:
     run = run_folders.describe(pipeline, _run_id(pipeline.config.name) or run_folders.new_run_id())
     with deploy_journal.held(run.pipeline, timeout_seconds=0):
         return recover_locked(pipeline.config.deployment, pipeline.config.smoke_test, run)
+
+
+def left() -> list[Pipeline]:
+    """Return the pipelines with an unfinished deploy, or whose server on record is gone, as last run.
+
+    A killed rollback leaves one, and an undoing that failed. Raises ConfigError where another release wrote
+    a run's configuration.
+    """
+    folders = sorted(folder for folder in (home() / "runs").glob("*") if folder.is_dir())
+    return [_as_last_run(folder) for folder in folders if _is_left(folder.name) and _configurations(folder)]
+
+
+def _is_left(name: str) -> bool:
+    record = server_records.read(name)
+    gone = record is not None and bool(record.handle) and not model_servers.is_alive(record)
+    return gone or deploy_journal.file(name).is_file()
+
+
+def _configurations(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/config.yaml"))
+
+
+def _as_last_run(folder: Path) -> Pipeline:
+    """Return the pipeline; a relative base path was relative to its YAML, so that the noted one is taken."""
+    try:
+        noted = deploy_journal.read(folder.name) or server_records.read(folder.name)
+    except JournalUnreadable:
+        noted = server_records.read(folder.name)
+    base = {"export.model_base_path": str(noted.model_base_path)} if noted else {}
+    return load_pipeline(_configurations(folder)[-1], base)
 
 
 def recover_locked(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Recovery:

@@ -199,6 +199,35 @@ class TestFound:
         assert list(model_versions.versions(run.model_base_path)) == [7]
         assert not deploy_journal.file("small").exists()
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_deploy_that_no_killed_run_left_is_settled_too(
+        self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str], named: bool
+    ) -> None:
+        """As of a rollback that was killed, or of an undoing that failed; by name, or among all."""
+        pipeline = written(tmp_path / "small", {"export": {"model_base_path": "../models"}})
+        with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):
+            pass  # it ended, and its configuration is kept
+        base = pipeline.model_base_path
+        for number in (7, 8):
+            (base / str(number)).mkdir(parents=True)
+        deploy_journal.write(Journal("small", "r2", base, "undoing", 7, (8,)))
+        assert recover.recover(str(pipeline.file) if named else None) == 0
+        assert "small: run r2 was killed, its deploy undoing: version 8 is withd" in capsys.readouterr().out
+        assert list(model_versions.versions(base)) == [7]
+        assert recover.recover(None) == 0
+        assert capsys.readouterr().out == "no run was killed: nothing to recover\n"
+
+    def test_one_that_is_under_way_is_left_alone(
+        self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Its journal is there while it deploys: that is nothing to recover."""
+        pipeline = written(tmp_path / "small", {})
+        run = run_folders.describe(pipeline, "r1")
+        with run_folders.opened(pipeline, run), deploy_journal.held("small", timeout_seconds=0):
+            deploy_journal.write(Journal("small", "r1", run.model_base_path, "prepared", 7))
+            assert recover.recover(None) == 0
+        assert capsys.readouterr().out == "no run was killed: nothing to recover\n"
+
     def test_a_deploy_that_cannot_be_settled_is_told(
         self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
