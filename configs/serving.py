@@ -118,9 +118,13 @@ class GoldenConfig(Slice):
     key that is thrown away (string and int64). Those of data.features are kept unless listed, labels are
     always dropped; any other has to be listed, so that nothing private travels unseen."""
 
+    def path(self, folder: Path) -> Path:
+        """Return where requests are, or would be, recorded; `folder` holds the YAML."""
+        return folder / self.file.expanduser()
+
     def recorded(self, folder: Path) -> Path | None:
         """Return the file of recorded requests, None where there is none; `folder` holds the YAML."""
-        file = folder / self.file.expanduser()
+        file = self.path(folder)
         return file if file.is_file() else None
 
 

@@ -20,9 +20,11 @@ console = Console(highlight=False)
 
 def run(loaded: Pipeline, requests: int, logs: Sequence[Path]) -> int:
     """Record them beside the pipeline. Raises ConfigError where there are some already, or no version yet."""
-    file = loaded.folder / loaded.config.golden.file
+    file = loaded.config.golden.path(loaded.folder)
     if file.exists():
         raise ConfigError(f"{file} is there already: golden requests are recorded once", "remove it first")
+    if not file.parent.is_dir():
+        raise ConfigError(f"golden.file: there is no folder {file.parent}", "make it, or name another")
     versions = model_versions.versions(loaded.model_base_path)
     kept = next(filter(None, map(kept_answers.of_version, reversed(versions.values()))), None)
     if kept is None:

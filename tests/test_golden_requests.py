@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from pipelines import exported_digits, trained_digits
+from pipelines import exported_digits, trained_digits, written
 from tensorflow_serving.apis import prediction_log_pb2
 
+from configs.errors import ConfigError
 from configs.schema import GoldenConfig
+from flows import record_command
 from tasks.answers import golden_requests
 from tasks.artifacts import Recording
 from tasks.errors import DataError
@@ -110,3 +112,16 @@ def test_what_is_no_request_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("hello, this is no TFRecord at all")
     with pytest.raises(DataError, match="log is not a TFRecord of PredictionLogs"):
         _recorded(tmp_path / "golden", tmp_path / "log")
+
+
+def test_what_is_recorded_is_what_is_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file named from the home folder is looked for there by both; a folder has to be there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pipeline = written(tmp_path / "small", {"golden": {"file": "~/of_home"}})
+    (tmp_path / "of_home").touch()
+    assert pipeline.config.golden.recorded(pipeline.folder) == tmp_path / "of_home"
+    with pytest.raises(ConfigError, match=f"{tmp_path}/of_home is there already"):
+        record_command.run(pipeline, 9, [])
+    nowhere = written(tmp_path / "small", {"golden": {"file": "recorded/golden"}})
+    with pytest.raises(ConfigError, match=r"there is no folder .*/small/recorded"):
+        record_command.run(nowhere, 9, [])
