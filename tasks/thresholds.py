@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from configs.schema import EvaluationConfig, Threshold
-from configs.training import Change, Margin
+from configs.training import Change, Margin, SliceGates
 from tasks.artifacts import Baseline, Check, Evaluation
 from tasks.errors import ModelError, Rejected
 
@@ -27,7 +27,7 @@ def of_evaluation(evaluated: Evaluation, asked: EvaluationConfig) -> tuple[Check
         of_part = check(part.metrics, asked.by_slice.thresholds, part.before, part.where)
         made += [*of_part, *_changed(part, asked.by_slice.changes, "by_slice.changes")]
     if asked.changes or asked.by_slice.changes:
-        made += _without_baseline(served, asked)
+        made += _without_baseline(evaluated, asked)
     return tuple(made)
 
 
@@ -92,9 +92,9 @@ def _told(margin: Margin) -> str:
     return margin if isinstance(margin, str) else f"{margin:g}"
 
 
-def _without_baseline(served: Baseline | None, asked: EvaluationConfig) -> Iterator[Check]:
+def _without_baseline(evaluated: Evaluation, asked: EvaluationConfig) -> Iterator[Check]:
     """Yield a row where something cannot be compared; `no_baseline` says whether it passes."""
-    missing = _missing(served, asked)
+    missing = _missing(evaluated.baseline, asked) or _missing_in_a_slice(evaluated, asked.by_slice)
     if missing:
         rule = f"the served version is measured (no_baseline: {asked.no_baseline})"
         yield Check("baseline", rule, missing, None, asked.no_baseline == "accept")
@@ -110,6 +110,20 @@ def _missing(served: Baseline | None, asked: EvaluationConfig) -> str:
         return f"version {served.version} has no {', '.join(names)}"
     by_slice = asked.by_slice.changes and not served.slices
     return f"version {served.version} was not measured by slice" if by_slice else ""
+
+
+def _missing_in_a_slice(evaluated: Evaluation, asked: SliceGates) -> str:
+    served = evaluated.baseline
+    missing = [
+        f"{name}{part.where}"
+        for part in _slices(evaluated, asked.min_examples)
+        for name in asked.changes
+        if _finite(part.before.get(name)) is None
+    ]
+    if served is None or not missing:
+        return ""
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"version {served.version} has no {missing[0]}{more}"
 
 
 def _required(name: str, metrics: Mapping[str, float], key: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -284,6 +285,16 @@ class TestChanges:
         evaluated = Evaluation({"accuracy": 1.0}, 9, baseline=Baseline(7, {}, "not measured: no variables"))
         found = _gated(evaluated, changes={"accuracy": {"max_drop": 0.1}}, no_baseline="reject")
         assert found["baseline"].observed == "version 7 is not measured: no variables"
+        assert not found["baseline"].passed
+
+    @pytest.mark.parametrize("before", [{"accuracy": math.nan}, {}])
+    def test_a_slice_that_cannot_be_compared_is_told(self, before: dict[str, float]) -> None:
+        """A metric that the served version has of the whole, and not of that part: no gate goes away."""
+        part = SliceMetrics("city", "a", 40, before)
+        evaluated = replace(_evaluated(), baseline=Baseline(7, {"accuracy": 0.9}, "measured", (part,)))
+        by_slice = {"changes": {"accuracy": {"max_drop": 0.1}}}
+        found = _gated(evaluated, slices=["city"], by_slice=by_slice, no_baseline="reject")
+        assert found["baseline"].observed == "version 7 has no accuracy where city is a"
         assert not found["baseline"].passed
 
     def test_a_misspelt_metric_is_told_with_its_key(self) -> None:
