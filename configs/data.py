@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from configs.data_gates import DataGates
 from configs.features import FeatureSpecs, stored_in_examples
 from configs.slices import Reference, Slice
 
 SecretName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
-SecretSource = Annotated[str, Field(pattern=r"^(environment|block:[a-z0-9][a-z0-9-]*)$")]
+_SOURCE = r"environment|block:[a-z0-9][a-z0-9-]*"
+
+
+def _names_no_secret(source: Any) -> Any:
+    if isinstance(source, str) and re.fullmatch(_SOURCE, source):
+        return source
+    # Whatever it says may be the secret itself: it is not repeated.
+    raise ValueError("say environment, or block:name of a Prefect Secret block; a secret never stands here")
+
+
+SecretSource = Annotated[
+    str, BeforeValidator(_names_no_secret), WithJsonSchema({"type": "string", "pattern": f"^({_SOURCE})$"})
+]
 
 
 class SplitConfig(Slice):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines import written
 from slipway_command import Slipway
 
+from configs.errors import ConfigError
 from tasks import masking, secret_values
 from tasks.errors import EnvironmentFault
 
@@ -72,6 +76,36 @@ def test_a_prefect_block_has_it(prefect_api: str, monkeypatch: pytest.MonkeyPatc
         assert secret_values.resolved({"W": "block:warehouse-of-this-test"}) == {"W": VALUE}
         with pytest.raises(EnvironmentFault, match="no Prefect block secret/none-of-this-name"):
             secret_values.resolved({"W": "block:none-of-this-name"})
+
+
+@pytest.mark.parametrize("source", ["hunter2-hunter2", 20261122, "block:hunter2-\n", ["hunter2"]])
+def test_one_in_place_of_its_source_is_not_repeated(tmp_path: Path, source: Any) -> None:
+    """An error goes to the terminal, to Prefect and into a verdict; it says where the secret belongs."""
+    data = {"ingest": "nightly.py:write", "secrets": {"WAREHOUSE": source},
+            "features": {"x": "float32[2]"}, "label": {"y": "int64"}}  # fmt: skip
+    with pytest.raises(ConfigError, match=r"data\.secrets\.WAREHOUSE.*a secret never stands") as refused:
+        written(tmp_path, {"data": data})
+    assert "hunter2" not in str(refused.value) and "2026" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "written_as",
+    [
+        lambda value: value,
+        quote,
+        lambda value: quote(value, safe=""),
+        lambda value: urlencode({"password": value}),
+        lambda value: json.dumps({"password": value}),
+        lambda value: json.dumps({"password": value}, ensure_ascii=False),
+        lambda value: f"{value!r}",
+        lambda value: f"{value.encode()!r}",
+    ],
+)
+def test_it_is_masked_however_it_is_written(written_as: Callable[[str], str]) -> None:
+    """In a URL's path, in its query, in JSON, and as Python shows text and bytes."""
+    said = masking.masked(["at " + written_as('a/b c"ü\\d')], ['a/b c"ü\\d'])[0]
+    assert masking.MASK in said
+    assert not any(part in said for part in ("a/b", "a%2Fb"))
 
 
 @given(st.lists(st.text() | st.integers()) | st.dictionaries(st.text(), st.lists(st.text())))
