@@ -70,4 +70,6 @@ def _table(*columns: str) -> Table:
 
 
 def _shown(limit: object) -> str:
+    if limit is None:
+        return "-"
     return ", ".join(map(str, limit)) if isinstance(limit, tuple | list) else str(limit)

@@ -81,7 +81,7 @@ def plan(pipeline: Pipeline) -> Plan:
         pipeline=config.name, next_version=upcoming, baseline=baseline, rollback_to=baseline,
         under_way=run_folders.run_under_way(config.name), resumable=_resumable(pipeline),
         stages=tuple(PlannedStage(*each) for each in _stages(config, run, upcoming, baseline)),
-        gates=tuple(_gates(config)),
+        gates=tuple(_gates(config, run)),
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def _retire(config: PipelineConfig, run: Run, baseline: int | None) -> str:
     return f"removes {', '.join(map(str, leaving))}" if leaving else "removes nothing"
 
 
-def _gates(config: PipelineConfig) -> Iterator[PlannedGate]:
+def _gates(config: PipelineConfig, run: Run) -> Iterator[PlannedGate]:
     yield from (PlannedGate("check-data", *each) for each in _data(config.data.gates))
     evaluation = config.evaluation
     told = "" if evaluation.gate == "enforced" else " (reported only)"
@@ -199,7 +199,7 @@ def _gates(config: PipelineConfig) -> Iterator[PlannedGate]:
         yield PlannedGate("evaluate", "without a served version", evaluation.no_baseline)
     yield PlannedGate("validate", "equals estimator.predict", _tolerance(config.validation.tolerance))
     if config.deployment.canary:
-        yield PlannedGate("canary", "equals the offline answers", _tolerance(config.smoke_test.tolerance))
+        yield from (PlannedGate("canary", *each) for each in _canary(config, run))
     if (latency := config.deployment.latency_of_canary) is not None:
         for name, ratio in (("p50", latency.p50_ratio), ("p99", latency.p99_ratio)):
             if ratio is not None:
@@ -207,6 +207,21 @@ def _gates(config: PipelineConfig) -> Iterator[PlannedGate]:
     yield PlannedGate("smoke-test", "equals the offline answers", _tolerance(config.smoke_test.tolerance))
     if config.smoke_test.latency_p99_limit_ms is not None:
         yield PlannedGate("smoke-test", "p99 in ms <=", config.smoke_test.latency_p99_limit_ms)
+    if config.smoke_test.watch_seconds:
+        rule = "equals the offline answers for so many seconds"
+        yield PlannedGate("smoke-test", rule, config.smoke_test.watch_seconds)
+
+
+def _canary(config: PipelineConfig, run: Run) -> Iterator[tuple[str, Any]]:
+    tolerance = _tolerance(config.smoke_test.tolerance)
+    yield "equals the offline answers", tolerance
+    recorded = config.golden.recorded(run.source)
+    if recorded is None:
+        yield f"golden requests: none are recorded in {config.golden.path(run.source)}", None
+    else:
+        yield f"golden requests of {recorded} are answered as by the export", tolerance
+    if config.smoke_test.latency_p99_limit_ms is not None:
+        yield "p99 in ms <=", config.smoke_test.latency_p99_limit_ms
 
 
 def _tolerance(tolerance: Any) -> str:

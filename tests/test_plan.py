@@ -79,7 +79,19 @@ def test_a_limit_on_latency_is_told(tmp_path: Path) -> None:
     }
     gates = {(each.stage, each.rule): each.limit for each in plan(small(tmp_path, **asked)).gates}
     assert gates["canary", "p99 / that of the served version <="] == 2
-    assert gates["smoke-test", "p99 in ms <="] == 5
+    assert gates["smoke-test", "p99 in ms <="] == gates["canary", "p99 in ms <="] == 5
+
+
+def test_golden_requests_are_a_gate_once_they_are_recorded(tmp_path: Path) -> None:
+    """Before, the plan says where they would be: a misspelt file is a gate that is not there."""
+    pipeline = small(tmp_path, smoke_test={"watch_seconds": 30, "tolerance": {"ulps": 2}})
+    golden = pipeline.folder / "golden.tfrecord"
+    gates = {each.rule: each.limit for each in plan(pipeline).gates}
+    assert gates[f"golden requests: none are recorded in {golden}"] is None
+    assert gates["equals the offline answers for so many seconds"] == 30
+    golden.touch()
+    gates = {each.rule: each.limit for each in plan(pipeline).gates}
+    assert gates[f"golden requests of {golden} are answered as by the export"] == "ulps 2"
 
 
 def test_what_is_only_reported_says_so(tmp_path: Path) -> None:
