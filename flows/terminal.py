@@ -19,6 +19,7 @@ from configs.errors import ConfigError, SlipwayError
 from configs.home import home
 from configs.loading import Pipeline, load_pipeline
 from configs.references import require_callables
+from flows import made_of
 from flows.display import RunDisplay, print_error, print_verdict
 from flows.reports import Reports
 from tasks import model_versions, tensorflow_process
@@ -30,8 +31,6 @@ from tasks.runs.verdicts import exit_code
 from tasks.servers import model_servers, model_status, server_records
 
 console = Console(highlight=False)
-_DIGESTS = ("data", "config", "code")
-_METRICS_SHOWN = 4
 
 
 def run_flow(
@@ -170,21 +169,7 @@ def _made_of(loaded: Pipeline, record: server_records.ServerRecord | None) -> It
     live = model_status.live_version(record.rest, loaded.config.name) if record and record.handle else None
     number = live or max(present, default=0)
     told = extra_assets.read_manifest(present[number]) if number in present else {}
-    if not told:
-        return
-    after = f", after version {told['parent_version']}" if told.get("parent_version") else ""
-    yield (
-        f"{number} is of",
-        f"run {told['run_id']}, made {told['created']} at step {told['checkpoint_step']}{after}",
-    )
-    changed = " with changes" if told.get("git_changes") else ""
-    commit = f", commit {told['git_commit'][:12]}{changed}" if told.get("git_commit") else ""
-    digests = ", ".join(
-        f"{name} {told[f'{name}_sha256'][:12]}" for name in _DIGESTS if told.get(f"{name}_sha256")
-    )
-    yield ("made of", f"{told['examples']:,} examples, {digests}{commit}")
-    metrics = [f"{name} {value:.4g}" for name, value in told["metrics"].items() if name != "global_step"]
-    yield ("its metrics", ", ".join(metrics[:_METRICS_SHOWN]))
+    yield from made_of.lines(number, told)
 
 
 def _serving(name: str, record: server_records.ServerRecord | None) -> str:

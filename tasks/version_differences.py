@@ -17,6 +17,7 @@ from tasks.answers import kept_answers
 from tasks.artifacts import Difference, OutputDifference, VersionDifferences
 from tasks.exports import extra_assets
 
+_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _NO_FACTS = {"metrics", "checks", "verdict", "pipeline", "warmup"}
 
 
@@ -44,7 +45,7 @@ def _folder(pipeline: Pipeline, named: str) -> Path:
     if named.isdigit() and int(named) in there:
         return there[int(named)]
     folder = Path(os.path.abspath(Path(named).expanduser()))
-    if not named.isdigit() and (folder / "saved_model.pb").is_file():
+    if not named.isdigit() and any((folder / file).is_file() for file in _SAVED_MODEL):
         return folder
     base = pipeline.model_base_path
     raise ConfigError(

@@ -277,6 +277,26 @@ class TestStatus:
         assert f"rolled back (run {folder.name}): expected [batch, 64] in [/x]\n" in shown
         assert "more" not in shown
 
+    @pytest.mark.parametrize(
+        ("manifest", "said"),
+        [
+            ({"metrics": {"auc": 0.87654, "note": "[/x]"}, "seed": 7}, ["metrics    auc 0.8765\n", "seed 7"]),
+            ({"run_id": "r1[/x]", "packages": ["tensorflow"]}, ["3 is of        run r1[/x]\n"]),
+            ({"checks": [{"passed": True}, {"passed": False}]}, ["1 passed, 1 missed and only reported"]),
+            ({"examples": "many", "metrics": None, "checks": "none"}, ["versions       3  in "]),
+        ],
+    )
+    def test_a_manifest_that_says_other_things_is_shown_as_far_as_it_goes(
+        self, home: Path, capsys: pytest.CaptureFixture[str], manifest: dict[str, Any], said: list[str]
+    ) -> None:
+        """Of another release, or of one who put the version there by hand."""
+        file = home / "models" / "digits" / "3" / "assets.extra" / "manifest.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(manifest))
+        assert main(["status", str(DIGITS)]) == 0
+        shown = capsys.readouterr().out
+        assert all(text in shown for text in said)
+
     def test_a_server_that_is_gone_is_told(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A record whose process has ended is not taken for a server; stopping it is no error."""
         gone = ServerRecord("digits", "process", "program", "identity", "/models", (), 1, 2, "999999999:1.0")

@@ -91,11 +91,14 @@ def test_it_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["outputs"][0]["differing"] == 4
 
 
-def test_a_version_without_kept_answers_is_compared_by_the_rest(world: World, tmp_path: Path) -> None:
-    """One that was put there by hand does not say how it is asked."""
+@pytest.mark.parametrize("saved_model", ["saved_model.pb", "saved_model.pbtxt"])
+def test_a_version_without_kept_answers_is_compared_by_the_rest(
+    world: World, tmp_path: Path, saved_model: str
+) -> None:
+    """One that was put there by hand does not say how it is asked; as text it is one, too."""
     byhand = tmp_path / "byhand"
     byhand.mkdir()
-    (byhand / "saved_model.pb").write_bytes(b"")
+    (byhand / saved_model).write_bytes(b"")
     found = differences(world.pipeline, "1", str(byhand), 3)
     assert found.outputs == ()
     assert f"{byhand} does not say how it is asked" in found.note
