@@ -48,7 +48,7 @@ class Compared:
 
     def __init__(self, api: str, signature: Signature, candidate: Candidate, tolerance: Tolerance) -> None:
         self.name, self.versions = f"{api} {signature.name}", set[int]()
-        self._signature, self._folder = signature.name, candidate.offline
+        self._signature, self._folder = signature, candidate.offline
         self._offline = offline_answers.read(candidate.offline, signature.name)
         most = comparison.limit(tolerance)
         self._to_offline, self._to_export = Tally(most), Tally(most)
@@ -85,27 +85,38 @@ class Compared:
             self._to_offline.fail(error.message)
             return
         self.versions.add(answer.version)
-        _take(self._to_offline, answer, self._offline, first)
-        export = offline_answers.read_in_process(self._folder, self._signature, batch_size)
+        self._take(self._to_offline, answer, self._offline, range(first, first + len(records)))
+        export = offline_answers.read_in_process(self._folder, self._signature.name, batch_size)
         if export is not None:
-            _take(self._to_export, answer, export, first)
+            self._take(self._to_export, answer, export, range(first, first + len(records)))
+
+    def _take(
+        self, tally: Tally, answer: Answer, expected: Mapping[str, NDArray[Any]], examples: range
+    ) -> None:
+        """Compare an answer about these examples with the expected ones, by alias."""
+        # Of a head without classes (or scores) Classify answers empty ones: there is nothing to compare.
+        for alias, every in expected.items():
+            served = answer.outputs.get(alias)
+            if served is None:
+                tally.fail(f"{alias} is not answered")
+                continue
+            few = self._is_of_examples(alias) and len(every) < examples.stop
+            if few and tally is self._to_export:
+                continue  # it was asked about fewer examples than the server is
+            wanted = every[examples.start : examples.stop] if self._is_of_examples(alias) else every
+            _compare(tally, alias, wanted, served, examples.start)
+
+    def _is_of_examples(self, alias: str) -> bool:
+        """Say whether an output has a row for each example: its first dimension is not fixed."""
+        shape = self._signature.outputs.get(alias, "").partition("[")[2]
+        return not shape[:1].isdigit() and shape != "]"
 
 
-def _take(tally: Tally, answer: Answer, expected: Mapping[str, NDArray[Any]], first: int) -> None:
-    """Compare an answer with the expected ones, by alias, from example `first` on."""
-    # Of a head without classes (or scores) Classify answers empty ones: there is nothing to compare.
-    for alias, every in expected.items():
-        served = answer.outputs.get(alias)
-        if served is None:
-            tally.fail(f"{alias} is not answered")
-            continue
-        wanted = every[first : first + len(served)]
-        if len(wanted) < len(served):
-            continue  # the export was asked about fewer examples than the server is
-        # Regress answers [n] for outputs of [n, 1] (tf_serving.md, 1.5).
-        reshaped = served.reshape(wanted.shape) if served.size == wanted.size else served
-        found = comparison.not_finite(reshaped) or comparison.compare(wanted, reshaped, tally.limit)
-        tally.take(found, f"output {alias!r}", first)
+def _compare(tally: Tally, alias: str, wanted: NDArray[Any], served: NDArray[Any], first: int) -> None:
+    # Regress answers [n] for outputs of [n, 1] (tf_serving.md, 1.5).
+    reshaped = served.reshape(wanted.shape) if served.size == wanted.size else served
+    found = comparison.not_finite(reshaped) or comparison.compare(wanted, reshaped, tally.limit)
+    tally.take(found, f"output {alias!r}", first)
 
 
 def compared(
