@@ -62,6 +62,10 @@ bench-training: install  ## measure training through Slipway beside the same Est
 bench-server: install  ## measure the model server beside a plain grpcio server, and an official one if there is (minutes)
 	@$(BIN)/python benchmarks/server.py
 
+.PHONY: bench-relay
+bench-relay: install  ## measure a container behind the relay beside one without it (minutes; needs a Docker engine)
+	@$(BIN)/python benchmarks/relay.py
+
 .PHONY: format
 format: install  ## let ruff format and sort
 	@$(BIN)/ruff check --fix .

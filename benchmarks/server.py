@@ -204,22 +204,24 @@ def report(console: Console, measured: Measured, bare: dict[str, float], others:
         if server != "ours":
             continue
         cells = [
-            f"{_median(slices, 'per_second'):,.0f}", f"{_median(slices, 'median_ms'):.2f}",
-            f"{_median(slices, 'p99_ms'):.2f}", f"{_median(slices, 'cpu_us'):.0f}",
-            f"{_median(slices, 'cpu_us') / bare[name]:.2f}",
+            f"{median(slices, 'per_second'):,.0f}", f"{median(slices, 'median_ms'):.2f}",
+            f"{median(slices, 'p99_ms'):.2f}", f"{median(slices, 'cpu_us'):.0f}",
+            f"{median(slices, 'cpu_us') / bare[name]:.2f}",
         ]  # fmt: skip
         for other in others:
             theirs = measured[name, connections, other]
-            cells += [f"{_ratio(slices, theirs, what):.2f}" for what in ("per_second", "median_ms", "cpu_us")]
+            cells += [f"{ratio(slices, theirs, what):.2f}" for what in ("per_second", "median_ms", "cpu_us")]
         table.add_row(f"{name}, {connections} connections", *cells)
     console.print(table)
 
 
-def _median(slices: Sequence[Slice], what: str) -> float:
+def median(slices: Sequence[Slice], what: str) -> float:
+    """Return the median of what was measured in each round."""
     return statistics.median(getattr(each, what) for each in slices)
 
 
-def _ratio(ours: Sequence[Slice], theirs: Sequence[Slice], what: str) -> float:
+def ratio(ours: Sequence[Slice], theirs: Sequence[Slice], what: str) -> float:
+    """Return the median of the ratios within a round."""
     return statistics.median(
         getattr(mine, what) / getattr(other, what) for mine, other in zip(ours, theirs, strict=True)
     )
@@ -254,9 +256,9 @@ def main() -> None:
         raise SystemExit("h2load is not installed: apt-get install nghttp2-client")
     with tempfile.TemporaryDirectory(prefix="slipway-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        _run("export", f"{folder}/models")
-        _run("requests", str(folder))
-        bare = json.loads(_run("bare", f"{folder}/models", str(options.calls)).splitlines()[-1])
+        run_program("export", f"{folder}/models")
+        run_program("requests", str(folder))
+        bare = json.loads(run_program("bare", f"{folder}/models", str(options.calls)).splitlines()[-1])
         servers = [
             stack.enter_context(running(name, command, folder / f"{name}.log"))
             for name, command in commands(folder).items()
@@ -275,7 +277,8 @@ def main() -> None:
         console.print("bare call, CPU µs: " + ", ".join(f"{key} {value:.0f}" for key, value in bare.items()))
 
 
-def _run(*arguments: str) -> str:
+def run_program(*arguments: str) -> str:
+    """Have server_runs.py do something, and return what it prints."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     finished = subprocess.run([sys.executable, str(HERE / "server_runs.py"), *arguments],
                               capture_output=True, text=True, check=False, env=environment)  # fmt: skip

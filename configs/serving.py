@@ -153,10 +153,12 @@ class ServerConfig(Slice):
     executable: Path | None = None
     """Program to run in place of ours, a `tensorflow_model_server` for one."""
 
-    network: Literal["published", "host"] = "published"
-    """How a container is reached. `published`: in a network of its own, its ports published on 127.0.0.1.
-    `host`: in the machine's network, listening on 127.0.0.1: a changed image or flag takes over without a
-    gap then, but the model's code can reach whatever else listens there."""
+    network: Literal["relayed", "published", "host"] = "relayed"
+    """How a container is reached. `relayed`: by a relay (HAProxy) that publishes its ports, in a network
+    without a way out; a changed image or flag takes over without a gap. `published`: its own ports are, and
+    there is no relay to pass; a changed image or flag leaves a gap of seconds. `host`: in the machine's
+    network, listening on 127.0.0.1: no relay and no gap, but the model's code can reach whatever else
+    listens there."""
 
     address: IPv4Address = IPv4Address("127.0.0.1")
     """Address of this machine that a container's ports are published on; 0.0.0.0 is all of them. One that
@@ -193,7 +195,7 @@ class ServerConfig(Slice):
                 f"address {self.address} lets others in: give flags.ssl_config_file (TLS) or insecure: true"
             )
         if elsewhere and (self.network == "host" or self.executable is not None):
-            raise ValueError("address is of a container in a network of its own ('network: published')")
+            raise ValueError("address is of a container in a network of its own (not 'network: host')")
         if self.executable is not None and not self.insecure:
             raise ValueError("an executable may listen on all addresses, without TLS: say insecure: true")
         return self

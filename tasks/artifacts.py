@@ -76,6 +76,8 @@ class ServingTarget:
     """Those of `server.flags`, as tensorflow_model_server takes them."""
     network: str = "published"
     """`server.network`: how a container is reached."""
+    relay: str = ""
+    """Tag of the image of the relay before a container, "" without one."""
     limits: ContainerLimits | None = None
     """What a container may take of the machine."""
     address: str = "127.0.0.1"

@@ -44,6 +44,7 @@ def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> S
         live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
         flags=tuple(model_servers.own_flags(server)),
         network=server.network if kind == "docker" else "published",
+        relay=_relay(server, record) if kind == "docker" else "",
         limits=_limits(server.limits, record) if kind == "docker" else None,
         address=address,
         tls=server.ssl_config_file,
@@ -156,6 +157,18 @@ def _process(server: ServerConfig, reason: str) -> tuple[str, str, str]:
 
 def _container(server: ServerConfig, reason: str) -> tuple[str, str, str]:
     return "docker", server_image.ensure(server_image.engine(), server.image, _tell), reason
+
+
+def _relay(server: ServerConfig, record: ServerRecord | None) -> str:
+    """Return the relay's image. Where no engine answers, the relay that runs keeps the one that it has."""
+    if server.network != "relayed":
+        return ""
+    try:
+        return server_image.ensure_relay(server_image.engine(), _tell)
+    except EnvironmentFault:
+        if record is not None and record.relay:
+            return record.relay
+        raise
 
 
 def _limits(wanted: LimitsConfig, record: ServerRecord | None) -> ContainerLimits | None:

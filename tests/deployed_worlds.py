@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import httpx
@@ -102,6 +104,8 @@ class World:
     settings: dict[str, Any] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     runs: int = 0
+    network: str = ""
+    """`server.network`, for tests of containers."""
 
     def __post_init__(self) -> None:
         self.ports = free_port(), free_port()
@@ -239,9 +243,10 @@ class World:
 
     def close(self) -> None:
         """Stop the server, if there is one, and the one that it was to replace."""
-        for name in (f"{NAME}.json", f"{NAME}.replaced.json"):
-            with contextlib.suppress(FileNotFoundError):
-                model_servers.stop(self.record(name))
+        with mock.patch.dict(os.environ, SLIPWAY_HOME=str(self.home)):
+            for name in (f"{NAME}.replaced.json", f"{NAME}.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    model_servers.stop(self.record(name))
 
 
 def predict_log(file: Path, *asked: float) -> None:

@@ -2,8 +2,9 @@
 
 python tests/deploying.py PIPELINE RUN_ID [STOP] goes through the flow's stages but for those that make the
 candidate; nothing is trained, and no Prefect server is asked. With STOP, such as `before published`, it stops
-itself (SIGSTOP) just before or after that state of the journal is written, so that a test can kill it there.
-Its last line is what it came to, as JSON.
+itself (SIGSTOP) just before or after that state of the journal is written, or with `before let in` or `after
+let in` around letting clients in to a server that takes over, so that a test can kill it there. Its last line
+is what it came to, as JSON.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ from tasks.publishing import publish
 from tasks.recovery import recover
 from tasks.retention import retire
 from tasks.runs import run_folders
+from tasks.servers import model_servers
+from tasks.servers.server_records import ServerRecord
 from tasks.smoke_testing import smoke_test
 
 
 def stop_at(boundary: str) -> None:
     """Have this process stop itself at a boundary: the test that sees it stopped does the killing."""
-    write = deploy_journal._write
+    write, let_in = deploy_journal._write, model_servers.let_clients_in
 
     def stopping(path: Path, journal: deploy_journal.Journal) -> None:
         if boundary == f"before {journal.state}":
@@ -49,7 +52,15 @@ def stop_at(boundary: str) -> None:
         if boundary == f"after {journal.state}":
             os.kill(os.getpid(), signal.SIGSTOP)
 
+    def stopping_when_let_in(record: ServerRecord) -> None:
+        if boundary == "before let in":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        let_in(record)
+        if boundary == "after let in":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
     deploy_journal._write = stopping  # type: ignore[assignment]
+    model_servers.let_clients_in = stopping_when_let_in
 
 
 def deployed(source: str, run_id: str) -> dict[str, Any]:

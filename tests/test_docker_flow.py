@@ -25,6 +25,7 @@ def engine() -> Iterator[docker.DockerClient]:
     """The engine, with our image built: the time that takes is not a test's."""
     client = docker.from_env(timeout=600)
     server_image.ensure(client, None, print)
+    server_image.ensure_relay(client, print)
     yield client
     client.close()
 
@@ -56,7 +57,7 @@ def test_the_container_answers_for_the_held_out_digits(deployed: Finished, modul
 
 
 def test_the_container_can_do_no_harm(container: dict[str, Any], engine: docker.DockerClient) -> None:
-    """Not root, read-only root and models, no capabilities, no new privileges, limits, loopback only."""
+    """Not root, read-only root and models, no capabilities, limits; its relay is on loopback."""
     processors = int(engine.info()["NCPU"])
     host = container["HostConfig"]
     assert container["Config"]["User"] not in ("", "0", "root")
@@ -66,8 +67,11 @@ def test_the_container_can_do_no_harm(container: dict[str, Any], engine: docker.
     assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (4096 << 20, 4096 << 20, 512)
     assert host["NanoCpus"] == max(1, processors - 1) * 10**9
     assert not container["Mounts"][0]["RW"]
-    published = [binding["HostIp"] for ports in host["PortBindings"].values() for binding in ports]
-    assert published == ["127.0.0.1", "127.0.0.1"]
+    assert not host["PortBindings"]
+    mine = {"label": f"slipway.home={container['Config']['Labels']['slipway.home']}"}
+    (relay,) = (each for each in engine.containers.list(filters=mine) if each.id != container["Id"])
+    bindings = relay.attrs["HostConfig"]["PortBindings"].values()
+    assert [binding["HostIp"] for ports in bindings for binding in ports] == ["127.0.0.1", "127.0.0.1"]
 
 
 def test_more_processors_than_there_are_is_told_first(engine: docker.DockerClient, slipway: Slipway) -> None:
@@ -152,8 +156,8 @@ def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClie
 def test_stop_drains_and_removes_the_container(
     deployed: Finished, container: dict[str, Any], module_slipway: Slipway, engine: docker.DockerClient
 ) -> None:
-    """After `slipway stop` no container of the model is left."""
+    """After `slipway stop` no container of the model is left, nor its relay."""
     stopped = module_slipway("stop", DIGITS)
     assert stopped.exit_code == 0, stopped.output
-    with pytest.raises(docker.errors.NotFound):
-        engine.containers.get(container["Id"])
+    mine = {"label": f"slipway.home={container['Config']['Labels']['slipway.home']}"}
+    assert engine.containers.list(all=True, filters=mine) == []

@@ -11,7 +11,7 @@ from certificates import Authority, ssl_config
 from deployed_worlds import World
 from model_server_fixtures import Models, expected, models  # noqa: F401  (a fixture)
 
-from tasks.servers import server_container, server_image
+from tasks.servers import relay, server_container, server_image
 
 GOOD, BETTER = 1, 2
 AUTHORITY = Authority("the authority of this test")
@@ -70,15 +70,22 @@ def test_keys_that_no_run_could_ask_with_are_told_first(world: World, keys: str,
 
 
 @pytest.mark.docker
+@pytest.mark.parametrize("network", ["relayed", "published"])
 @pytest.mark.parametrize("server", [TLS, {"insecure": True}], ids=["TLS", "insecure"])
-def test_a_container_on_all_addresses(world: World, server: dict[str, object]) -> None:
+def test_a_container_on_all_addresses(
+    world: World, server: dict[str, object], network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With TLS, REST, which has none, stays on loopback; the canary was on loopback anyway."""
+    monkeypatch.setenv("SLIPWAY_HOME", str(world.home))
     engine = docker.from_env()
     server_image.ensure(engine, None, print)
-    world.configured(deployment={"target": "docker", "canary": True}, server={"address": "0.0.0.0", **server})
+    server_image.ensure_relay(engine, print)
+    keys = {"address": "0.0.0.0", "network": network, **server}
+    world.configured(deployment={"target": "docker", "canary": True}, server=keys)
     deployed = world.deploy(GOOD)
     assert deployed.get("version") == 1, deployed
-    container = server_container.find(engine, world.record().handle)
+    publishing = relay.name("faulty") if network == "relayed" else world.record().handle
+    container = server_container.find(engine, publishing)
     assert container is not None
     ports = {port: each[0]["HostIp"] for port, each in container.attrs["HostConfig"]["PortBindings"].items()}
     rest = "127.0.0.1" if server is TLS else "0.0.0.0"

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from tasks.servers.server_records import ServerRecord
 
 
-def start(
-    record: ServerRecord, _flags: Sequence[str], share_ports: bool = False, rehearsal: bool = False
-) -> str:
+def start(record: ServerRecord, _flags: Sequence[str], beside: bool = False, rehearsal: bool = False) -> str:
     """Return the server's handle, its gRPC address. Whether it answers is for a wait to find out."""
-    assert not (share_ports or rehearsal), "nobody starts a second server at this address"
+    assert not (beside or rehearsal), "nobody starts a second server at this address"
     return record.grpc
 
 

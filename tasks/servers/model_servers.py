@@ -15,7 +15,14 @@ import psutil
 from configs.schema import ServerConfig
 from tasks.artifacts import Run, ServingTarget
 from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.servers import external_server, model_status, server_container, server_process, server_records
+from tasks.servers import (
+    external_server,
+    model_status,
+    relay,
+    server_container,
+    server_process,
+    server_records,
+)
 from tasks.servers.server_records import LoneRole, ServerRecord
 
 LOG_LINES_SHOWN = 20
@@ -58,7 +65,7 @@ def is_alive(record: ServerRecord) -> bool:
     if record.target == "external":
         return model_status.answers(record.rest)
     try:
-        return server_container.is_running(record.handle)
+        return server_container.is_running(record)
     except EnvironmentFault:
         return bool(model_status.version_statuses(record.rest, record.model_name))
 
@@ -80,9 +87,10 @@ def _digest(file: Path) -> str:
 def own_flags(server: ServerConfig) -> list[str]:
     """Return `server.flags` as tensorflow_model_server takes them: `--name=value`, true and false.
 
-    Slipway's own server tells clients to connect anew now and then, so that another can take its place.
+    Where another can take its place, it tells clients to connect anew now and then.
     """
-    given = server.flags if server.image or server.executable else {**_OWN_FLAGS, **server.flags}
+    is_alone = server.executable or (server.image and server.network != "relayed")
+    given = server.flags if is_alone else {**_OWN_FLAGS, **server.flags}
     return [f"--{name}={_flag_value(value)}" for name, value in sorted(given.items())]
 
 
@@ -103,6 +111,7 @@ def planned(target: ServingTarget, run: Run) -> ServerRecord:
         limits=target.limits,
         address=target.address,
         tls=target.tls,
+        relay=target.relay,
         host=target.host,
         grpc_port=target.grpc_port,
         rest_port=target.rest_port,
@@ -128,18 +137,24 @@ def start_lone(record: ServerRecord, role: LoneRole) -> ServerRecord:
 
 
 def start_beside(record: ServerRecord, deadline: Deadline, log_copy: Path) -> ServerRecord:
-    """Start our server on ports that another one of ours listens on; return when it listens there too.
+    """Start the server beside one that has the clients; return when it can answer too.
 
-    Both take connections then. Raises DeployFailed, with the last lines of its log.
+    In the machine's network both take connections then; behind a relay, `let_clients_in` lets them come.
+    Raises DeployFailed, with the last lines of its log.
     """
-    started = noted(record, _kind(record).start(record, flags_of(record), share_ports=True))
-    ports = (record.grpc_port, record.rest_port)
-    while not _kind(record).listens_on(started.handle, ports):
+    started = noted(record, _kind(record).start(record, flags_of(record), beside=True))
+    while not _kind(record).can_answer(started):
         if deadline.passed or not is_alive(started):
-            how = f"did not listen within {deadline.seconds:g} s" if deadline.passed else "died"
+            how = f"could not answer within {deadline.seconds:g} s" if deadline.passed else "died"
             raise failed(started, f"the server that is to take over {how}", log_copy)
         time.sleep(_POLL_SECONDS)
     return started
+
+
+def let_clients_in(record: ServerRecord) -> None:
+    """Have new clients reach this server: a relay before it passes them on to it. May be done twice."""
+    if record.target == "docker":
+        server_container.let_clients_in(record)
 
 
 def noted(record: ServerRecord, handle: str) -> ServerRecord:
@@ -156,8 +171,8 @@ def flags_of(record: ServerRecord) -> Sequence[str]:
     Only what the official tensorflow_model_server takes, so that it can stand in for ours.
     """
     ports, base = (record.grpc_port, record.rest_port), record.model_base_path
-    if record.target == "docker" and record.network == "published":
-        ports = (server_container.GRPC_PORT, server_container.REST_PORT)
+    if record.target == "docker" and record.network != "host":
+        ports = (relay.GRPC_PORT, relay.REST_PORT)
     if record.target == "docker":
         base = server_container.base_path_inside(record.model_name)
     return [
@@ -189,12 +204,12 @@ def stop(record: ServerRecord) -> None:
     if record.target == "process":
         server_process.stop(record.handle, STOP_GRACE_SECONDS)
     elif record.target == "docker":
-        server_container.stop(record.handle, STOP_GRACE_SECONDS)
+        server_container.stop(record, STOP_GRACE_SECONDS)
 
 
 def hand_over(record: ServerRecord) -> None:
-    """Have our server let its clients go to one that listens beside it, and end; its record stays."""
-    _kind(record).hand_over(record.handle, _HAND_OVER_SECONDS)
+    """Have the server's clients go to the one beside it, and end it; its record stays."""
+    _kind(record).hand_over(record, _HAND_OVER_SECONDS)
     stop(record)
 
 

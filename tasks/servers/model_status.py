@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import httpx
@@ -24,9 +25,16 @@ def version_statuses(rest: str, model_name: str, timeout_seconds: float = 2.0) -
     """Return the state of each version that the server knows, or () where it does not answer (yet)."""
     try:
         response = httpx.get(f"{rest}/v1/models/{model_name}", timeout=timeout_seconds, trust_env=False)
-        response.raise_for_status()
-        return tuple(_parsed(entry) for entry in response.json()["model_version_status"])
-    except (httpx.HTTPError, KeyError, ValueError):
+        return parsed(response.raise_for_status().text)
+    except httpx.HTTPError:
+        return ()
+
+
+def parsed(text: str) -> tuple[VersionStatus, ...]:
+    """Return the states that a server's answer tells of, () where it is none."""
+    try:
+        return tuple(_parsed(entry) for entry in json.loads(text)["model_version_status"])
+    except (KeyError, ValueError):
         return ()
 
 

@@ -27,12 +27,14 @@ def serve(planned: ServerRecord, version: int, deadline: Deadline, log: Path, pr
     """Have the version answered with, by the running server if it is as planned, else by a new one.
 
     A new one in a running one's place is proven first, on ports of its own: if it is no good, the old one
-    never stopped. Then it listens beside the old one before that is drained, so that there is no gap;
-    where two cannot listen on one port, the old one is stopped first. An external one is just waited for.
+    never stopped. Then it is started beside the old one and has the clients before that is drained, so that
+    there is no gap; where two cannot be reached at one address, the old one is stopped first. An external one
+    is just waited for.
     Raises DeployFailed with the server's last log lines, and what `prove` raises.
     """
     running = of_model(planned)
     if running is not None and _is_as(running, planned):
+        _let_clients_in(running)
         model_servers.wait_until_live(running, version, deadline, log)
         return endpoint(running, version, started=False)
     if running is not None and planned.target != "external":
@@ -81,17 +83,27 @@ def _is_as(record: ServerRecord, planned: ServerRecord) -> bool:
 
 
 def _can_overlap(running: ServerRecord, planned: ServerRecord) -> bool:
-    """Tell whether both can listen on the same ports: the official server cannot on its REST port."""
-    same_ports = (running.grpc_port, running.rest_port) == (planned.grpc_port, planned.rest_port)
-    same_kind = (running.target, running.network) == (planned.target, planned.network)
-    return same_ports and same_kind and _shares_ports(running) and _shares_ports(planned)
+    """Tell whether clients can go from one to the other at the same address."""
+    return _place(running) == _place(planned) and _shares_its_place(running) and _shares_its_place(planned)
 
 
-def _shares_ports(record: ServerRecord) -> bool:
-    """Tell whether it is our own server, in the machine's network."""
+def _place(record: ServerRecord) -> tuple[object, ...]:
+    where = (record.address, record.grpc_port, record.rest_port, bool(record.tls))
+    return (record.target, record.network, *where)
+
+
+def _shares_its_place(record: ServerRecord) -> bool:
+    """Tell whether a relay stands before it, or it is our own: the official one's REST port is its alone."""
     if record.target == "process":
         return record.program == server_process.OWN_PROGRAM
-    return record.network == "host" and record.program.startswith(f"{server_image.REPOSITORY}:")
+    own = record.program.startswith(f"{server_image.REPOSITORY}:")
+    return record.network == "relayed" or (record.network == "host" and own)
+
+
+def _let_clients_in(record: ServerRecord) -> None:
+    """Have clients reach a server that runs; where its engine does not answer, it answers as it is."""
+    with suppress(EnvironmentFault):
+        model_servers.let_clients_in(record)
 
 
 def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> None:
@@ -104,12 +116,13 @@ def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path
 def _take_over(
     running: ServerRecord, planned: ServerRecord, version: int, deadline: Deadline, log: Path
 ) -> Endpoint:
-    """Have the new server listen beside the old one, then let the old one's clients go to it."""
+    """Have the new server beside the old one, then the old one's clients go to it."""
     model_servers.wait_until_live(running, version, deadline, log)
     server_records.set_aside(running)
     record = model_servers.start_beside(planned, deadline, log)
     if record.target == "docker":
         server_container.keep_running(record.handle)
+    model_servers.let_clients_in(record)
     model_servers.hand_over(running)
     return endpoint(record, version, started=True)
 
@@ -137,8 +150,9 @@ def settle(model_name: str) -> None:
 
 
 def _end(record: ServerRecord, other: ServerRecord | None) -> None:
-    """Stop a server for good; where the other listens beside it, clients go there first."""
+    """Stop a server for good; where the other is beside it, clients go there first."""
     if other is not None and _can_overlap(record, other) and model_servers.is_alive(other):
+        model_servers.let_clients_in(other)
         model_servers.hand_over(record)
     else:
         model_servers.stop(record)
@@ -158,8 +172,11 @@ def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerReco
             _end(newer, replaced)
         server_records.write(replaced)
         present = replaced
-    if present is not None and not model_servers.is_alive(present):
-        present = model_servers.start(present)
+    if present is not None:
+        if model_servers.is_alive(present):
+            _let_clients_in(present)
+        else:
+            present = model_servers.start(present)
     server_records.settle(model_name)
     return present
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,9 @@ from docker.types import Mount
 from configs.home import home
 from tasks.artifacts import ContainerLimits
 from tasks.errors import DeployFailed
+from tasks.servers import model_status, relay
 from tasks.servers.server_image import engine
-from tasks.servers.server_records import LOOPBACK, LoneRole, ServerRecord
-
-GRPC_PORT, REST_PORT = 8500, 8501
-"""Ports inside the container, as the official image has them."""
+from tasks.servers.server_records import LoneRole, ServerRecord
 
 TLS_INSIDE = "/tls/ssl_config"
 """Where the server's key and certificate are mounted."""
@@ -32,11 +30,12 @@ _UNPRIVILEGED = "65532:65532"
 _READABLE_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
 _RESTARTED: Any = {"Name": "unless-stopped"}
 _NOT_RESTARTED: Any = {"Name": "no"}
+_LOOK_SECONDS = 0.5
 
 
 def container_name(model_name: str) -> str:
     """Return the container's name; two checkouts on one machine do not share it."""
-    return f"slipway-{model_name}-{hashlib.sha256(str(home()).encode()).hexdigest()[:8]}"
+    return f"slipway-{model_name}-{relay.of_home()}"
 
 
 def base_path_inside(model_name: str) -> str:
@@ -71,17 +70,30 @@ def find_started(
     return str(container.id) if container is not None and running else None
 
 
-def listens_on(container_id: str, _ports: Sequence[int]) -> bool:
-    """Say whether our server in the container can be asked on its ports: it says so itself."""
-    return "listening: " in log(container_id)
+def can_answer(record: ServerRecord) -> bool:
+    """Say whether a server that was started beside another one can answer.
+
+    Behind a relay it is asked; in the machine's network our own says so itself, when it listens.
+    """
+    if record.network != "relayed":
+        return "listening: " in log(record.handle)
+    statuses = model_status.parsed(relay.server_status(record.model_name, _name(record)))
+    return any(status.state == "AVAILABLE" for status in statuses)
+
+
+def let_clients_in(record: ServerRecord) -> None:
+    """Have the relay, if there is one, pass new connections on to this server from now on."""
+    if record.network == "relayed":
+        relay.stand_before(record, _name(record))
 
 
 def start(
-    record: ServerRecord, flags: Sequence[str], share_ports: bool = False, role: LoneRole | None = None
+    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: LoneRole | None = None
 ) -> str:
     """Start the server on the record's address and ports; return the container's id.
 
-    With `share_ports` our own server listens beside one that does already, once it can answer.
+    With `beside` another one is there already: behind a relay, which goes on passing clients to that one, or
+    at the same ports, on which our own server listens too once it can answer.
 
     It is not root, whatever the image says, has a read-only root file system and read-only models, no
     capabilities, and is not removed when it ends, so that its log can be read.
@@ -89,6 +101,8 @@ def start(
     client, name = engine(), _name(record, role)
     user = _user(Path(record.model_base_path))
     _remove(client, name)
+    if record.network == "relayed":
+        relay.have_network(client)
     try:
         container = client.containers.run(
             record.program,
@@ -101,7 +115,7 @@ def start(
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             init=True,  # the official image's entrypoint does not pass SIGTERM on
-            environment=_environment(record, share_ports),
+            environment=_environment(record, beside),
             labels={"slipway.model": record.model_name, "slipway.home": str(home())},
             mounts=_mounts(record),
             **_network(record),
@@ -112,7 +126,17 @@ def start(
         raise DeployFailed(
             f"container {name} of {record.program} did not start: {error.explanation}"
         ) from None
+    if not beside and role is None:
+        _let_in_or_end(record, container)
     return str(container.id)
+
+
+def _let_in_or_end(record: ServerRecord, container: Container) -> None:
+    try:
+        let_clients_in(record)
+    except BaseException:
+        container.remove(force=True)
+        raise
 
 
 def _user(base: Path) -> str:
@@ -135,24 +159,21 @@ def _mounts(record: ServerRecord) -> list[Mount]:
     return [Mount(inside, outside, type="bind", read_only=True) for inside, outside in mounted.items()]
 
 
-def _environment(record: ServerRecord, share_ports: bool) -> dict[str, str]:
+def _environment(record: ServerRecord, beside: bool) -> dict[str, str]:
     environment = {"MODEL_NAME": record.model_name}
     if record.network == "host":
         environment["MODEL_SERVER_HOST"] = "127.0.0.1"
-    if share_ports:
-        environment["MODEL_SERVER_SHARE_PORTS"] = "true"
+        if beside:
+            environment["MODEL_SERVER_SHARE_PORTS"] = "true"
     return environment
 
 
 def _network(record: ServerRecord) -> dict[str, Any]:
     if record.network == "host":
         return {"network_mode": "host"}
-    ports = {
-        f"{GRPC_PORT}/tcp": (record.address, record.grpc_port),
-        # The official server's REST API knows no TLS.
-        f"{REST_PORT}/tcp": (LOOPBACK if record.tls else record.address, record.rest_port),
-    }
-    return {"ports": ports}
+    if record.network == "relayed":
+        return {"network": relay.network()}
+    return {"ports": relay.ports(record)}
 
 
 def _limits(record: ServerRecord) -> dict[str, Any]:
@@ -184,10 +205,12 @@ def find(client: docker.DockerClient, container_id: str) -> Container | None:
         return None
 
 
-def is_running(container_id: str) -> bool:
-    """Say whether the container runs. Raises EnvironmentFault where the engine does not answer."""
-    container = find(engine(), container_id)
-    return container is not None and container.status == "running"
+def is_running(record: ServerRecord) -> bool:
+    """Say whether the container runs, and its relay. Raises EnvironmentFault where no engine answers."""
+    container = find(engine(), record.handle)
+    if container is None or container.status != "running":
+        return False
+    return record.network != "relayed" or relay.is_running(record.model_name)
 
 
 def log(container_id: str) -> str:
@@ -196,10 +219,17 @@ def log(container_id: str) -> str:
     return container.logs().decode(errors="replace") if container else ""
 
 
-def hand_over(container_id: str, seconds: float) -> None:
-    """Have the server let its clients go, by SIGUSR1, and end; return when it has, or after so long."""
-    container = find(engine(), container_id)
+def hand_over(record: ServerRecord, seconds: float) -> None:
+    """Have the server without clients; return when it is, or after so long.
+
+    Behind a relay no new ones come, and those that there are reach their greatest age. In the machine's
+    network it is told by SIGUSR1, and ends.
+    """
+    container = find(engine(), record.handle)
     if container is None:
+        return
+    if record.network == "relayed":
+        _see_clients_leave(record, seconds)
         return
     container.update(restart_policy=_NOT_RESTARTED)  # it is to end by itself
     try:
@@ -209,12 +239,23 @@ def hand_over(container_id: str, seconds: float) -> None:
         pass
 
 
-def stop(container_id: str, grace_seconds: float) -> None:
-    """Stop by SIGTERM, which drains it, then by SIGKILL, and remove the container."""
-    container = find(engine(), container_id)
+def _see_clients_leave(record: ServerRecord, seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while relay.connections(record.model_name, _name(record)) and time.monotonic() < ends:
+        time.sleep(_LOOK_SECONDS)
+
+
+def stop(record: ServerRecord, grace_seconds: float) -> None:
+    """Stop by SIGTERM, which drains it, then by SIGKILL, and remove the container.
+
+    A relay that passes clients on to it goes too.
+    """
+    container = find(engine(), record.handle)
     if container is not None:
         container.stop(timeout=int(grace_seconds))
         container.remove(force=True)
+    if record.network == "relayed" and relay.passes_to(record.model_name) in ("", _name(record)):
+        relay.stop(record.model_name)
 
 
 def _remove(client: docker.DockerClient, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The image that our model server runs in: built when its inputs changed, tagged by a hash of them."""
+"""The images that servers and relays run in: ours are built when inputs changed, tagged by a hash of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from tasks.errors import EnvironmentFault, ImageUnavailable
 
 REPOSITORY = "slipway-model-server"
+RELAY_REPOSITORY = "slipway-relay"
 PUBLIC_BASE = "python:3.11-slim-bookworm"
 LOCAL_BASE = "slipway-base:bookworm"
 """Made by `make base-image` from Debian packages, for machines that reach no image registry."""
 
 Tell = Callable[[str], None]
 
-CONTEXT = Path(__file__).resolve().parents[2] / "containers" / "model_server"
+_CONTAINERS = Path(__file__).resolve().parents[2] / "containers"
+CONTEXT = _CONTAINERS / "model_server"
+RELAY_CONTEXT = _CONTAINERS / "relay"
 
 
 def engine() -> docker.DockerClient:
@@ -49,10 +52,23 @@ def ensure(client: docker.DockerClient, image: str | None, tell: Tell) -> str:
     if image is not None:
         _find_or_pull(client, image, "name an image that is here, or remove server.image")
         return image
+    return _built(client, REPOSITORY, CONTEXT, tell)
+
+
+def ensure_relay(client: docker.DockerClient, tell: Tell) -> str:
+    """Return the tag of the relay's image, built if need be. Raises as `ensure` does."""
+    try:
+        return _built(client, RELAY_REPOSITORY, RELAY_CONTEXT, tell)
+    except EnvironmentFault as error:
+        hint = f"{error.hint}\nserver.network: published needs no relay; a changed server leaves a gap then"
+        raise type(error)(error.message, hint) from None
+
+
+def _built(client: docker.DockerClient, repository: str, context: Path, tell: Tell) -> str:
     base = _base_image(client)
-    tag = f"{REPOSITORY}:{_inputs_hash(client, base)}"
+    tag = f"{repository}:{_inputs_hash(client, base, context)}"
     if not _is_here(client, tag):
-        _build(client, base, tag, tell)
+        _build(client, base, tag, context, tell)
     return tag
 
 
@@ -84,18 +100,18 @@ def _find_or_pull(client: docker.DockerClient, image: str, hint: str) -> None:
         raise ImageUnavailable(f"image {image} is not here and cannot be pulled: {reason}", hint) from None
 
 
-def _inputs_hash(client: docker.DockerClient, base: str) -> str:
+def _inputs_hash(client: docker.DockerClient, base: str, context: Path) -> str:
     digest = hashlib.sha256(str(client.images.get(base).id).encode())
-    for file in sorted(file for file in CONTEXT.iterdir() if file.is_file()):
+    for file in sorted(file for file in context.iterdir() if file.is_file()):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _build(client: docker.DockerClient, base: str, tag: str, tell: Tell) -> None:
+def _build(client: docker.DockerClient, base: str, tag: str, context: Path, tell: Tell) -> None:
     """Build with the classic builder, which every engine has; its steps are told while it goes."""
     printed: list[str] = []
     stream = client.api.build(
-        path=str(CONTEXT),
+        path=str(context),
         tag=tag,
         buildargs={"BASE_IMAGE": base},
         network_mode="host",  # where a proxy inspects TLS, only the host's network has it

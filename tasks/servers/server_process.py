@@ -47,11 +47,11 @@ def log_place(record: ServerRecord, role: LoneRole | None = None) -> str:
 
 
 def start(
-    record: ServerRecord, flags: Sequence[str], share_ports: bool = False, role: LoneRole | None = None
+    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: LoneRole | None = None
 ) -> str:
     """Start the server, detached from this process; return its handle `pid:start time`.
 
-    With `share_ports` our own server listens beside one that does already, once it can answer.
+    With `beside` our own server listens at the same ports as one that does already, once it can answer.
 
     Raises DeployFailed where the operating system cannot run the program.
     """
@@ -62,7 +62,7 @@ def start(
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     try:
-        process = _spawn([*command, *flags], log, _environment(share_ports, role))
+        process = _spawn([*command, *flags], log, _environment(beside, role))
     except OSError as error:
         raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}", "run it by hand to see") from None
     return _handle(psutil.Process(process.pid))
@@ -97,9 +97,9 @@ def _leads(process: psutil.Process) -> bool:
         return False
 
 
-def _environment(share_ports: bool, role: LoneRole | None) -> dict[str, str]:
+def _environment(beside: bool, role: LoneRole | None) -> dict[str, str]:
     environment = {**os.environ, "MODEL_SERVER_HOST": "127.0.0.1"}
-    if share_ports:
+    if beside:
         environment["MODEL_SERVER_SHARE_PORTS"] = "true"
     if role is not None:
         environment.pop("MODEL_SERVER_REQUEST_LOG", None)  # what it is asked, no client asked
@@ -129,9 +129,9 @@ def find(handle: str) -> psutil.Process | None:
         return None
 
 
-def listens_on(handle: str, ports: Sequence[int]) -> bool:
-    """Say whether the process, or one that it started, listens on all of these ports."""
-    process = find(handle)
+def can_answer(record: ServerRecord) -> bool:
+    """Say whether the process, or one that it started, listens on the record's ports: it does when it can."""
+    process = find(record.handle)
     if process is None:
         return False
     try:
@@ -140,12 +140,12 @@ def listens_on(handle: str, ports: Sequence[int]) -> bool:
     except psutil.NoSuchProcess:
         return False
     listening = {each.laddr.port for each in connections if each.status == psutil.CONN_LISTEN}
-    return set(ports) <= listening
+    return {record.grpc_port, record.rest_port} <= listening
 
 
-def hand_over(handle: str, seconds: float) -> None:
+def hand_over(record: ServerRecord, seconds: float) -> None:
     """Have the process let its clients go, by SIGUSR1, and end; return when it has, or after so long."""
-    process = find(handle)
+    process = find(record.handle)
     if process is None:
         return
     try:

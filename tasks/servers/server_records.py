@@ -42,7 +42,9 @@ class ServerRecord:
     started_at: str = ""
     """ISO 8601, UTC."""
     network: str = "published"
-    """Of a container: `published`, or `host`, in which two can listen on one port."""
+    """Of a container: `relayed`, `published` or `host`, as `server.network` has it."""
+    relay: str = ""
+    """Tag of the image of the relay before a container, "" without one."""
     limits: ContainerLimits | None = None
     """Of a container: what it may take of the machine."""
     address: str = LOOPBACK
