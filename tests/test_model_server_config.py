@@ -15,6 +15,7 @@ pytest_plugins = ["model_server_fixtures"]
 
 # ruff: noqa: E402 (the protos import all of TensorFlow)
 from model_server_lives import (
+    AVAILABLE,
     END,
     answer,
     available,
@@ -202,6 +203,17 @@ def test_only_lists_of_models_are_taken(zoo: Zoo, text: str) -> None:
         "ServerModelConfig type not supported by HandleReloadConfigRequest. "
         "Only ModelConfigList is currently supported",
     )
+
+
+def test_a_reload_can_be_turned_off(start_server: StartServer, models: Models, tmp_path: Path) -> None:
+    """MODEL_SERVER_RELOAD=false: no client changes what is served; its status is told as ever."""
+    models.publish(tmp_path, 1)
+    server = start_server(tmp_path, MODEL_SERVER_RELOAD="false")
+    assert refusal(server, config()) == (
+        "PERMISSION_DENIED",
+        "HandleReloadConfigRequest is turned off here (MODEL_SERVER_RELOAD=false)",
+    )
+    assert statuses(server) == [(1, AVAILABLE, "")]
 
 
 def test_a_new_model_that_does_not_load_is_named(zoo: Zoo) -> None:

@@ -270,14 +270,20 @@ class TestProcess:
         assert model_servers.identity("process", flagged, str(program), base) == identities[3]
 
     def test_flags_are_written_as_the_official_server_reads_them(self) -> None:
-        """Sorted, true and false in lower case; ours gets one that lets another take its place."""
+        """Sorted, true and false in lower case; where another can take its place, two of ours beside them."""
         flags = {"b": True, "a": 2, "c": 0.5, "d": "x y"}
-        server = ServerConfig(flags=flags, image="tensorflow/serving:2.15.1")
-        assert model_servers.own_flags(server) == ["--a=2", "--b=true", "--c=0.5", "--d=x y"]
+        written = ["--a=2", "--b=true", "--c=0.5", "--d=x y"]
+        official = {"flags": flags, "image": "tensorflow/serving:2.15.1"}
+        assert model_servers.own_flags(ServerConfig(**official, network="published")) == written
         age = "--grpc_channel_arguments=grpc.max_connection_age_ms=20000"
-        assert model_servers.own_flags(ServerConfig()) == [age]
-        own = ServerConfig(flags={"grpc_channel_arguments": "grpc.so_reuseport=1"})
-        assert model_servers.own_flags(own) == ["--grpc_channel_arguments=grpc.so_reuseport=1"]
+        ours = ["--enable_profiler=false", age]
+        assert model_servers.own_flags(ServerConfig(**official)) == sorted([*written, *ours])
+        assert model_servers.own_flags(ServerConfig()) == ours
+        own = {"grpc_channel_arguments": "grpc.so_reuseport=1", "enable_profiler": True}
+        assert model_servers.own_flags(ServerConfig(flags=own)) == [
+            "--enable_profiler=true",
+            "--grpc_channel_arguments=grpc.so_reuseport=1",
+        ]
 
 
 class TestStatus:

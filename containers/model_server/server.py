@@ -143,7 +143,7 @@ class ModelServer:
     def _open_grpc(self) -> GrpcServer:
         options = self._options
         predictions = prediction_service(self._catalog, options.enable_signature_method_name_check)
-        others = [model_service(self._catalog)]
+        others = [model_service(self._catalog, self._settings.reload)]
         if options.enable_profiler:
             others.append(profiler_service.profiler_service())
         is_shared = self._fleet.size > 0

@@ -84,14 +84,17 @@ def prediction_service(catalog: Catalog | ServableStore, check_method_names: boo
     )
 
 
-def model_service(catalog: Catalog) -> Handlers:
-    """tensorflow.serving.ModelService."""
+def model_service(catalog: Catalog, may_reload: bool) -> Handlers:
+    """tensorflow.serving.ModelService; without `may_reload` no client changes what is served."""
 
     def get_model_status(request: Any, _: float | None) -> Message:
         response: Message = catalog.status(_required_spec(request))
         return response
 
     def handle_reload_config(request: Any, timeout_seconds: float | None) -> Message:
+        if not may_reload:
+            message = "HandleReloadConfigRequest is turned off here (MODEL_SERVER_RELOAD=false)"
+            raise StatusError(Code.PERMISSION_DENIED, message)
         response: Message = reload.handle(catalog.models, request, timeout_seconds)
         return response
 

@@ -48,6 +48,7 @@ class Settings:
     rest_body_megabytes: float
     settle_seconds: float
     unload_when_empty: bool
+    reload: bool
     share_ports: bool
 
 
@@ -72,6 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("rest_body_megabytes", 2048.0, "How large an HTTP body may be, unpacked; a larger one gets 413"),
     Setting("settle_seconds", 1.0, "How long a version's files must stand still before it is loaded"),
     Setting("unload_when_empty", False, "A base path that holds no version any more unloads the model"),
+    Setting("reload", True, "HandleReloadConfigRequest replaces the models; false refuses it"),
     Setting("share_ports", False, "Listen beside a server of this user's that is about to stop"),
 )
 

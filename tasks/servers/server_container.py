@@ -160,7 +160,7 @@ def _mounts(record: ServerRecord) -> list[Mount]:
 
 
 def _environment(record: ServerRecord, beside: bool) -> dict[str, str]:
-    environment = {"MODEL_NAME": record.model_name}
+    environment = {"MODEL_NAME": record.model_name, "MODEL_SERVER_RELOAD": "false"}
     if record.network == "host":
         environment["MODEL_SERVER_HOST"] = "127.0.0.1"
         if beside:

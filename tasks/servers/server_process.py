@@ -98,7 +98,7 @@ def _leads(process: psutil.Process) -> bool:
 
 
 def _environment(beside: bool, role: LoneRole | None) -> dict[str, str]:
-    environment = {**os.environ, "MODEL_SERVER_HOST": "127.0.0.1"}
+    environment = {"MODEL_SERVER_RELOAD": "false", **os.environ, "MODEL_SERVER_HOST": "127.0.0.1"}
     if beside:
         environment["MODEL_SERVER_SHARE_PORTS"] = "true"
     if role is not None:
