@@ -14,7 +14,6 @@ from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal
 from tasks.errors import EnvironmentFault
 from tasks.servers import rollouts
-from tasks.servers.model_servers import Deadline
 from tasks.servers.server_records import ServerRecord
 
 _log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def _noted(journal: Journal) -> Journal:
 def _see_it_answer(
     record: ServerRecord, version: int, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
 ) -> str:
-    deadline = Deadline.after(deployment.load_timeout_seconds)
-    rollouts.wait_for_good(record, version, deadline, run.log("server-before"))
+    log = run.log("server-before")
+    record = rollouts.see_live(record, version, deployment.load_timeout_seconds, log)
     endpoint = rollouts.endpoint(record, version, started=False)
     return served_answers.prove_again(endpoint, smoke_test, run, log="withdraw")

@@ -160,18 +160,17 @@ def _settle_unreadable(
 
 
 def _revived(deployment: DeploymentConfig, run: Run) -> Recovery:
-    """Start the server that is on record and died; while this run trains, the last version answers."""
-    record = server_records.read(run.pipeline)
-    if record is None or not record.handle or model_servers.is_alive(record):
-        return Recovery()
+    """Start the server on record that died, or hangs; while this run trains, the last version answers."""
+    record, seconds = server_records.read(run.pipeline), deployment.load_timeout_seconds
     version = max(model_versions.versions(run.model_base_path), default=None)
-    if version is None:
+    if record is None or not record.handle or version is None:
         return Recovery()
-    told = f"the server ({record.describe()}) was gone"
+    is_alive = model_servers.is_alive(record)
+    if is_alive and (record.target == "external" or model_servers.answers(record, Deadline.after(seconds))):
+        return Recovery()
+    told = f"the server ({record.describe()}) {'answered with no version' if is_alive else 'was gone'}"
     try:
-        started = model_servers.start(record)
-        deadline = Deadline.after(deployment.load_timeout_seconds)
-        rollouts.wait_for_good(started, version, deadline, run.log("recover"))
+        started = rollouts.started_anew(record, version, seconds, run.log("recover"))
     except SlipwayError as error:
         return Recovery(told, f"it cannot be started again: {error.message}")
     return Recovery(told, f"{started.describe()} answers with version {version} in its place")

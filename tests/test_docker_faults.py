@@ -192,7 +192,7 @@ def test_an_engine_that_goes_away_half_way_takes_nothing_down(
 ) -> None:
     """Published, and no engine to ask after the container: what serves goes on, and the next run deploys."""
     configured(world, threads=int(present(world).attrs["Args"][-1].rpartition("=")[2]))
-    before = world.numbers()
+    before, highest = world.numbers(), world.highest()
     with engine_proxy(tmp_path / "engine.sock") as engine, Client(world.ports[0]) as client:
         monkeypatch.setenv("DOCKER_HOST", engine.host)
         process = world.stopped(world.candidate(GOOD), "after published")
@@ -204,8 +204,8 @@ def test_an_engine_that_goes_away_half_way_takes_nothing_down(
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == [GOOD])
     assert "no Docker engine answers" in failed["message"]
-    assert f"version {before[-1] + 1} is withdrawn; version {before[-1]} answers" in done["recovery"]
-    assert done["version"] == before[-1] + 2 == world.numbers()[-1]
+    assert f"version {highest + 1} is withdrawn; version {before[-1]} answers" in done["recovery"]
+    assert done["version"] == highest + 2 == world.numbers()[-1]
     assert world.record().handle == container
     assert client.failures == [] and set(client.models) <= {GOOD, BETTER}
 

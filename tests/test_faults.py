@@ -398,6 +398,38 @@ class TestTheServerIsKilled:
         assert world.numbers() == before
         assert client.models == [GOOD]
 
+    def test_one_that_hangs_is_replaced_by_the_next_run_first(self, world: World) -> None:
+        """It lives and answers nothing (SIGSTOP): a new one answers at its address before the run trains."""
+        hung = world.server()
+        assert hung is not None
+        hung.suspend()
+        world.configured(deployment={"load_timeout_seconds": 15})
+        done = world.deploy(GOOD)
+        world.configured()
+        with Client(world.ports[0]) as client:
+            eventually(lambda: client.models)
+        world.tell("the server hangs", "the next run", done["recovery"], client, done["seconds"])
+        assert "answered with no version: " in done["recovery"] and "in its place" in done["recovery"]
+        assert not hung.is_running() and client.models == [GOOD] and client.failures == []
+
+    def test_one_that_hangs_in_the_middle_of_a_deploy_is_replaced_too(self, world: World) -> None:
+        """The version is withdrawn, and the version before answers from a new server."""
+        before, hung = world.numbers(), world.server()
+        assert hung is not None
+        world.configured(deployment={"load_timeout_seconds": 15})
+        process = world.stopped(world.candidate(BETTER), "after published")
+        hung.suspend()
+        process.send_signal(18)  # SIGCONT
+        failed = world.ended(process)
+        world.configured()
+        with Client(world.ports[0]) as client:
+            eventually(lambda: client.models)
+        fault = "the server hangs in the middle of a deploy"
+        world.tell(fault, "the same run", failed["message"], client, None)
+        assert failed["error"] == "DeployFailed" and not deploy_journal.file("faulty").exists()
+        assert world.numbers() == before and not hung.is_running()
+        assert client.models == [GOOD] and client.failures == []
+
     def test_its_port_taken_is_told_and_nothing_is_changed(self, world: World) -> None:
         """The next run, when the port is free again, starts the server."""
         before = world.numbers()

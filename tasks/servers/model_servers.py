@@ -29,7 +29,12 @@ LOG_LINES_SHOWN = 20
 STOP_GRACE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _HAND_OVER_SECONDS = 120.0
-_OWN_FLAGS = {"grpc_channel_arguments": "grpc.max_connection_age_ms=20000"}
+_OWN_FLAGS: dict[str, str | bool | float] = {
+    "grpc_channel_arguments": "grpc.max_connection_age_ms=20000",
+    "enable_profiler": False,  # a client names the folder that a trace is written to
+}
+MUTE_GRACE_SECONDS = 5.0
+"""What a server that answers nothing is given to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def _digest(file: Path) -> str:
 def own_flags(server: ServerConfig) -> list[str]:
     """Return `server.flags` as tensorflow_model_server takes them: `--name=value`, true and false.
 
-    Where another can take its place, it tells clients to connect anew now and then.
+    Where another can take its place, it tells clients to connect anew now and then. It has no profiler
+    unless `server.flags` says so.
     """
     is_alone = server.executable or (server.image and server.network != "relayed")
     given = server.flags if is_alone else {**_OWN_FLAGS, **server.flags}
@@ -196,15 +202,15 @@ def find_started(record: ServerRecord, besides: str = "", role: LoneRole | None 
     return _kind(record).find_started(record, flags_of(record), besides, role)  # type: ignore[no-any-return]
 
 
-def stop(record: ServerRecord) -> None:
+def stop(record: ServerRecord, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
     """Drain and end the server; its record stays. Raises EnvironmentFault where no engine answers.
 
     One that somebody else runs goes on.
     """
     if record.target == "process":
-        server_process.stop(record.handle, STOP_GRACE_SECONDS)
+        server_process.stop(record.handle, grace_seconds)
     elif record.target == "docker":
-        server_container.stop(record, STOP_GRACE_SECONDS)
+        server_container.stop(record, grace_seconds)
 
 
 def hand_over(record: ServerRecord) -> None:
@@ -248,6 +254,17 @@ def failed(record: ServerRecord, problem: str, log_copy: Path) -> DeployFailed:
     log_copy.write_text(text)
     last_lines = "\n".join(text.splitlines()[-LOG_LINES_SHOWN:])
     return DeployFailed(f"{record.describe()}: {problem}", f"its log: {log_copy}\nlast lines:\n{last_lines}")
+
+
+def answers(record: ServerRecord, deadline: Deadline) -> bool:
+    """Say whether the server answers with any version: it may be loading one, until the deadline."""
+    while True:
+        statuses = model_status.version_statuses(record.rest, record.model_name)
+        if any(status.state == "AVAILABLE" for status in statuses):
+            return True
+        if deadline.passed or (statuses and all(status.error for status in statuses)):
+            return False
+        time.sleep(_POLL_SECONDS)
 
 
 def _problem(record: ServerRecord, version: int, deadline: Deadline) -> str | None:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.artifacts import Endpoint
-from tasks.errors import EnvironmentFault
+from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers import (
     lone_servers,
     model_servers,
+    model_status,
     server_container,
     server_image,
     server_process,
@@ -59,6 +60,29 @@ def wait_for_good(record: ServerRecord, version: int, deadline: Deadline, log: P
     if record.target == "docker":
         with suppress(EnvironmentFault):
             server_container.keep_running(record.handle)
+
+
+def see_live(record: ServerRecord, version: int, seconds: float, log: Path) -> ServerRecord:
+    """Return the server when the version is what it answers with, for `seconds` at most.
+
+    One of ours that answers with no version at all, because it hangs, is started anew, once. Raises
+    DeployFailed.
+    """
+    try:
+        wait_for_good(record, version, Deadline.after(seconds), log)
+        return record
+    except DeployFailed:
+        if record.target == "external" or model_status.live_version(record.rest, record.model_name):
+            raise
+    return started_anew(record, version, seconds, log)
+
+
+def started_anew(record: ServerRecord, version: int, seconds: float, log: Path) -> ServerRecord:
+    """Return a new server in the place of one that is gone, or answers nothing. Raises DeployFailed."""
+    model_servers.stop(record, model_servers.MUTE_GRACE_SECONDS)
+    started = model_servers.start(record)
+    wait_for_good(started, version, Deadline.after(seconds), log)
+    return started
 
 
 def of_model(planned: ServerRecord) -> ServerRecord | None:
