@@ -67,7 +67,8 @@ def run_flow(
 def _begun(pipeline: str, overrides: Mapping[str, Any], resume: str | None) -> tuple[Pipeline, str]:
     """Return what is to be run, and the id of the run."""
     if resume is None:
-        return load_pipeline(pipeline, overrides), run_folders.new_run_id()
+        loaded = load_pipeline(pipeline, overrides)
+        return loaded, run_folders.new_run_id(loaded.config.name)
     found = resumption(pipeline, resume, overrides)
     console.print(found.told(), markup=False, soft_wrap=True)
     return found.pipeline, found.run.run_id

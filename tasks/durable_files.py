@@ -15,8 +15,10 @@ def write(file: Path, content: bytes, *, synced: bool = True) -> None:
         if synced:
             sync(partial)
         partial.replace(file)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(file)  # write() says only that there is no space, not where
         raise
     if synced:
         sync(file.parent)

@@ -19,6 +19,9 @@ SlipwayError                    exit 1: the run failed; the version before still
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 from configs.errors import ConfigError, SlipwayError
 from tasks.artifacts import Check
 
@@ -39,7 +42,9 @@ __all__ = [
     "SlipwayError",
     "SmokeTestFailed",
     "VersionExists",
+    "disk_full",
     "error_named",
+    "is_disk_full",
 ]
 
 
@@ -103,6 +108,17 @@ class ProcessDied(RetryableError):
 
 class ProcessStalled(ProcessDied):
     """A TensorFlow process made no step for too long, and was killed."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a file system had no space left, or no more of it for this user."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(place: Path | str, said: str) -> EnvironmentFault:
+    """Return the error of a disk without space; `place` is what was written there."""
+    hint = "free some space there; slipway run PIPELINE --resume goes on from what is finished"
+    return EnvironmentFault(f"{place}: the disk is full: {said}", hint)
 
 
 def error_named(name: str) -> type[SlipwayError]:

@@ -25,7 +25,7 @@ def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
     its files have changed since it was published, AlreadyRunning while a deploy is under way.
     """
     deployment, smoke_test = pipeline.config.deployment, pipeline.config.smoke_test
-    run = run_folders.describe(pipeline, run_folders.new_run_id())
+    run = run_folders.describe(pipeline, run_folders.new_run_id(pipeline.config.name))
     with deploy_journal.held(run.pipeline, run_folders.longest_wait(deployment)):
         target = _target(run, to)
         present = model_versions.versions(run.model_base_path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
@@ -12,6 +13,7 @@ from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
+from tasks.errors import disk_full, is_disk_full
 from tasks.runs.run_records import current_record
 
 LOG_EVERY_SECONDS = 10.0
@@ -36,18 +38,30 @@ def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Cal
             with record.stage(name) as entry:
                 kept = record.finished if resumable else None
                 before = kept.recall(name, get_type_hints(function)["return"]) if kept else None
-                artifact: R = before if before is not None else function(*args, **kwargs)
-                record.note(entry, artifact)
-                if before is not None:
-                    entry.proved = f"from before: {entry.proved}"
-                elif kept is not None:
-                    kept.keep(name, artifact)
+                with _full_disk_told():
+                    artifact: R = before if before is not None else function(*args, **kwargs)
+                    record.note(entry, artifact)
+                    if before is not None:
+                        entry.proved = f"from before: {entry.proved}"
+                    elif kept is not None:
+                        kept.keep(name, artifact)
             get_run_logger().info(entry.proved)
             return artifact
 
         return task(name=name, task_run_name=run_name, cache_policy=NO_CACHE)(recorded)
 
     return decorate
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Raise EnvironmentFault where the block finds a disk full; other errors pass as they are."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise disk_full(error.filename or "this machine", str(error.strerror)) from error
 
 
 def report(progress: Mapping[str, Any]) -> None:

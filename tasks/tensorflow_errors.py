@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tasks.errors import DataError, EnvironmentFault, ModelError
+from tasks import errors
+from tasks.errors import DataError, ModelError, disk_full
 
 _NO_SPACE = "no space left on device"
 
@@ -23,7 +23,8 @@ def explained(writes_to: Path) -> Iterator[None]:
     ModelError without the stack traces; errors that are not TensorFlow's pass as they are.
     """
     try:
-        yield
+        with disk_named(writes_to):
+            yield
     except tf.estimator.NanLossDuringTrainingError as error:
         raise ModelError(
             f"training diverged: {error}",
@@ -34,14 +35,20 @@ def explained(writes_to: Path) -> Iterator[None]:
         raise DataError(
             f"the examples cannot be read any more: {error.message}", "ingest them again"
         ) from error
-    except (tf.errors.OpError, OSError) as error:
-        if is_disk_full(error):
-            message = f"{writes_to}: the disk is full: {essence(error)}"
-            raise EnvironmentFault(message, "free some space there") from error
-        if isinstance(error, OSError):
-            raise
+    except tf.errors.OpError as error:
         message = f"running the model failed: {type(error).__name__}: {essence(error)}"
         raise ModelError(message, "where in the graph: see the stage's log") from error
+
+
+@contextmanager
+def disk_named(writes_to: Path) -> Iterator[None]:
+    """Turn a full disk into an error that names `writes_to`; all other errors pass as they are."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError, RuntimeError) as error:
+        if not is_disk_full(error):
+            raise
+        raise disk_full(writes_to, essence(error)) from error
 
 
 def essence(error: BaseException) -> str:
@@ -53,6 +60,6 @@ def essence(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether the file system had no space left; TensorFlow says so only in words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return isinstance(error, tf.errors.OpError) and _NO_SPACE in str(error).lower()
+    # RuntimeError: what the threads that write event files raise.
+    told = isinstance(error, (tf.errors.OpError, RuntimeError)) and _NO_SPACE in str(error).lower()
+    return told or errors.is_disk_full(error)

@@ -14,6 +14,7 @@ stdin; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -44,7 +45,9 @@ from tasks.errors import (
     ProcessDied,
     ProcessStalled,
     SlipwayError,
+    disk_full,
     error_named,
+    is_disk_full,
 )
 
 Artifact = TypeVar("Artifact")
@@ -90,23 +93,25 @@ class Child:
     ) -> Any:
         """Yield its JSON lines until it closes them; raise TimeoutError at `deadline` (monotonic).
 
-        Raises _Stalled after `stall_seconds` without a line. Calls `look` every second, and at each line.
+        Raises _Stalled after `stall_seconds` of waiting without a line: what whoever takes the lines, or
+        `look`, needs does not count. Calls `look` every second, and at each line.
         """
         stdout = self.process.stdout
         assert stdout is not None
         buffer = b""
-        heard = time.monotonic()
+        silent = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while True:
                 look()
-                left = _left(deadline, heard, stall_seconds)
+                left, began = _left(deadline, silent, stall_seconds), time.monotonic()
                 if not selector.select(min(left, _LOOK_SECONDS)):
+                    silent += time.monotonic() - began
                     continue
+                silent = 0.0
                 chunk = os.read(stdout.fileno(), 65536)
                 if not chunk:
                     return
-                heard = time.monotonic()
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 yield from map(json.loads, lines)
 
@@ -135,11 +140,10 @@ class _Stalled(Exception):
     """No line came for too long."""
 
 
-def _left(deadline: float | None, heard: float, stall_seconds: float | None) -> float:
+def _left(deadline: float | None, silent: float, stall_seconds: float | None) -> float:
     """Return the seconds until the next of the two ends. Raises TimeoutError or _Stalled at it."""
-    now = time.monotonic()
-    until_deadline = math.inf if deadline is None else deadline - now
-    until_stall = math.inf if stall_seconds is None else heard + stall_seconds - now
+    until_deadline = math.inf if deadline is None else deadline - time.monotonic()
+    until_stall = math.inf if stall_seconds is None else stall_seconds - silent
     if until_deadline <= 0:
         raise TimeoutError
     if until_stall <= 0:
@@ -331,13 +335,13 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
         checked = validate_call(config={"arbitrary_types_allowed": True})(program.run)
         result = checked(lambda progress: reply({"progress": progress}), **request["arguments"])
         reply({"result": result})
-    except SlipwayError as error:
-        traceback.print_exc()
-        reply({"error": _described(error)})
     except Exception as error:
-        traceback.print_exc()
-        reply({"error": _described(_wrapped(request, error))})
-    sys.stdout.flush()
+        known = error if isinstance(error, SlipwayError) else _wrapped(request, error)
+        with contextlib.suppress(OSError):  # the log's disk is full: say that, rather than die of it
+            traceback.print_exc()
+        reply({"error": _described(known)})
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
 
 
 def _described(error: SlipwayError) -> Mapping[str, Any]:
@@ -348,6 +352,8 @@ def _described(error: SlipwayError) -> Mapping[str, Any]:
 
 
 def _wrapped(request: Mapping[str, Any], error: Exception) -> SlipwayError:
+    if isinstance(error, OSError) and is_disk_full(error):
+        return disk_full(error.filename or Path(request["log"]).parents[1], str(error.strerror))
     if isinstance(error, OSError):
         return EnvironmentFault(f"{error.filename or 'this machine'}: {error.strerror or error}")
     message = f"{request['program']} failed: {type(error).__name__}: {error}"

@@ -23,7 +23,8 @@ def recover(pipeline: Pipeline) -> Recovery:
     Needs no run and no Prefect; logs are in the killed run's folder. Raises AlreadyRunning where a deploy
     or a rollback is under way, and SlipwayError where neither finishing nor undoing can be done.
     """
-    run = run_folders.describe(pipeline, _run_id(pipeline.config.name) or run_folders.new_run_id())
+    name = pipeline.config.name
+    run = run_folders.describe(pipeline, _run_id(name) or run_folders.new_run_id(name))
     with deploy_journal.held(run.pipeline, timeout_seconds=0):
         return recover_locked(pipeline.config.deployment, pipeline.config.smoke_test, run)
 

@@ -69,7 +69,7 @@ class TestRunIds:
         time.tzset()
         try:
             earliest = datetime.now(timezone.utc).replace(microsecond=0)
-            run_id = run_folders.new_run_id()
+            run_id = run_folders.new_run_id("small")
         finally:
             monkeypatch.undo()
             time.tzset()
@@ -78,7 +78,7 @@ class TestRunIds:
 
     def test_two_of_one_second_differ(self) -> None:
         """Microseconds keep them apart, and in order."""
-        ids = [run_folders.new_run_id() for _ in range(8)]
+        ids = [run_folders.new_run_id("small") for _ in range(8)]
         assert ids == sorted(set(ids))
         assert all(re.fullmatch(r"\d{8}-\d{6}-\d{6}", run_id) for run_id in ids)
 
@@ -89,6 +89,15 @@ class TestRunIds:
         with pytest.raises(ConfigError, match="names no folder"), recorded_run(file, {}, chosen):
             pytest.fail("it began")
         assert not home.exists()
+
+    def test_they_sort_after_those_of_a_clock_that_was_ahead(self, home: Path) -> None:
+        """Whatever else lies there; two that begin at once differ all the same."""
+        for name in ("20991231-235959-999999", "by-hand", "20260101-000000-000000"):
+            (home / "runs" / "small" / name).mkdir(parents=True)
+        ids = [run_folders.new_run_id("small") for _ in range(8)]
+        assert len(set(ids)) == 8
+        assert all(run_id.startswith("21000101-000000-") for run_id in ids)
+        assert run_folders.new_run_id("other") < "2099"
 
 
 class TestOpened:

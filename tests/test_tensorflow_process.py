@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,26 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert str(tmp_path / "r1" / "logs" / "ingest.log") in caught.value.hint
     with pytest.raises(ProcessLookupError):
         os.kill(child.process.pid, 0)
+
+
+def test_who_is_slow_to_take_progress_does_not_make_it_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one who tells a Prefect server that is gone: the program goes on meanwhile."""
+    real, late = time.monotonic, [0.0]
+    monkeypatch.setattr(tensorflow_process.time, "monotonic", lambda: real() + late[0])
+    child = tensorflow_process.Child.__new__(tensorflow_process.Child)
+    child.process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(1, flush=True); sys.stdin.read(); print(2)"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    taken = []
+    with child.process:
+        for reply in child.replies(None, stall_seconds=60):
+            taken.append(reply)
+            late[0] += 100
+            if reply == 1:
+                assert child.process.stdin is not None
+                child.process.stdin.close()
+    assert taken == [1, 2]
 
 
 def _child_error(tmp_path: Path, raised: Exception) -> Mapping[str, Any]:

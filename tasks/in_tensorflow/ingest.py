@@ -19,6 +19,7 @@ from tasks.examples.example_splits import SplitWriter
 from tasks.examples.statistics_collector import StatisticsCollector
 from tasks.examples.tf_examples import examples_spec
 from tasks.references import resolve
+from tasks.tensorflow_errors import disk_named, is_disk_full
 
 SECONDS_BETWEEN_REPORTS = 1.0
 
@@ -32,12 +33,13 @@ def run(progress: Callable[[Mapping[str, Any]], None], data: DataConfig, run: Ru
     folder = run.folder / "examples"
     for leftover in (folder, folder.with_suffix(".partial")):
         shutil.rmtree(leftover, ignore_errors=True)
-    if data.ingest is not None:
-        callable_ = resolve(data.ingest, run.source, "data.ingest", DataError)
-        files = _written_by(callable_, data.ingest, run.folder / "ingested")
-    else:
-        files = _matching(data, run.source)
-    return _split(progress, data, files, run, started)
+    with disk_named(run.folder):
+        if data.ingest is not None:
+            callable_ = resolve(data.ingest, run.source, "data.ingest", DataError)
+            files = _written_by(callable_, data.ingest, run.folder / "ingested")
+        else:
+            files = _matching(data, run.source)
+        return _split(progress, data, files, run, started)
 
 
 def _written_by(write: Callable[[Path], None], reference: str, folder: Path) -> list[Path]:
@@ -49,6 +51,8 @@ def _written_by(write: Callable[[Path], None], reference: str, folder: Path) -> 
     except DataError:
         raise
     except Exception as error:
+        if is_disk_full(error):
+            raise
         message = f"data.ingest = {reference!r} failed: {type(error).__name__}: {error}"
         raise DataError(message, "the traceback is in logs/ingest.log of the run") from error
     files = sorted(folder.glob("*.tfrecord"))

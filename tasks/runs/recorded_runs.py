@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
@@ -104,8 +105,8 @@ def _begun(
 ) -> tuple[Pipeline, Run]:
     if resume is None:
         loaded = load_pipeline(pipeline, overrides)
-        chosen = run_folders.required_name(run_id) if run_id else run_folders.new_run_id()
-        return loaded, run_folders.describe(loaded, chosen)
+        chosen = run_folders.required_name(run_id) if run_id else None
+        return loaded, run_folders.describe(loaded, chosen or run_folders.new_run_id(loaded.config.name))
     found = resumption(pipeline, resume, overrides)
     get_run_logger().info(found.told())
     return found.pipeline, found.run
@@ -129,7 +130,7 @@ def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:
 
 def _conclude(this: RecordedRun) -> None:
     verdict = this.record.verdict()
-    run_folders.write_verdict(verdict, run_folders.verdict_file(this.run))
+    _keep(verdict, run_folders.verdict_file(this.run))
     told_verdicts.tell(verdict)
     name = f"{this.run.pipeline}-verdict"
     prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
@@ -138,6 +139,17 @@ def _conclude(this: RecordedRun) -> None:
     run_events.tell(verdict, _headline(verdict), str(this.run.folder))
     serving = served_versions.served(this.run)
     run_metrics.write(verdict, serving[0] if serving else None)
+
+
+def _keep(verdict: Verdict, file: Path) -> None:
+    """Write the verdict; a disk that is full hides neither the run's error nor that it deployed.
+
+    Without it the run counts as one that was killed: `--resume` goes on with it, and finds all as it is.
+    """
+    try:
+        run_folders.write_verdict(verdict, file)
+    except OSError as error:
+        get_run_logger().warning("%s is not written: %s", file, error.strerror)
 
 
 def _headline(verdict: Verdict) -> str:

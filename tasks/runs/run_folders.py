@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from configs.loading import Pipeline
 from configs.schema import DeploymentConfig
 from tasks import durable_files
 from tasks.artifacts import Run, Verdict
-from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_full
 
+_RUN_ID = "%Y%m%d-%H%M%S-%f"
 _VERDICT = "verdict.json"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
@@ -39,9 +40,29 @@ class FlowRun:
     """The flow run's id."""
 
 
-def new_run_id() -> str:
-    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`."""
-    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
+def new_run_id(pipeline_name: str) -> str:
+    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`.
+
+    It sorts after all that the pipeline has, even if the clock went back: the last run is the one to resume,
+    and the one that `slipway status` shows.
+    """
+    now = datetime.now(timezone.utc)
+    if (newest := _newest_run_time(pipeline_name)) is not None and now <= newest:
+        # The fraction stays the clock's: it keeps two apart that begin at once.
+        now = newest.replace(microsecond=now.microsecond) + timedelta(seconds=1)
+    return now.strftime(_RUN_ID)
+
+
+def _newest_run_time(pipeline_name: str) -> datetime | None:
+    times = (_time_in(folder.name) for folder in runs_folder(pipeline_name).glob("*"))
+    return max((time for time in times if time is not None), default=None)
+
+
+def _time_in(run_id: str) -> datetime | None:
+    try:
+        return datetime.strptime(run_id, _RUN_ID).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None  # a name that somebody gave, or no run
 
 
 def required_name(run_id: str) -> str:
@@ -86,15 +107,26 @@ def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterato
             f"{folder} is not writable: {error.strerror}", "set SLIPWAY_HOME to a folder that is"
         ) from None
     with lock:
-        note(folder, pipeline, run, flow)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        resolved = pipeline.config.model_dump(mode="json", by_alias=True)
-        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
-        durable_files.write(run.folder / "config.yaml", text.encode())
         try:
+            _begin(folder, pipeline, run, flow)
             yield
         finally:
             (folder / ".running").unlink(missing_ok=True)
+
+
+def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> None:
+    """Leave who holds the lock, and the run's folder with its configuration. Raises EnvironmentFault."""
+    resolved = pipeline.config.model_dump(mode="json", by_alias=True)
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    try:
+        note(folder, pipeline, run, flow)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        durable_files.write(run.folder / "config.yaml", text.encode())
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder, str(error.strerror)) from None
+        message = f"{folder} cannot be written to: {error.strerror}"
+        raise EnvironmentFault(message, "set SLIPWAY_HOME to a folder that can") from None
 
 
 def note(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> None:
