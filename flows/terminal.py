@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.markup import escape
 
@@ -31,6 +32,7 @@ from tasks.runs.verdicts import exit_code
 from tasks.servers import model_servers, model_status, server_records
 
 console = Console(highlight=False)
+_UNTOLD = "Prefect was not told how the run ended, and still calls it Running: its server does not answer"
 
 
 def run_flow(
@@ -60,6 +62,8 @@ def run_flow(
         failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed, dry_run), verbose)
     verdict = display.verdict or _refused(loaded.config.name, failure or RuntimeError("no verdict"))
     _conclude(loaded, pipeline, verdict, time.monotonic() - started)
+    if display.verdict is not None and isinstance(failure, httpx.HTTPError):
+        console.print(f"\n{_UNTOLD}: {failure}", markup=False, soft_wrap=True)
     reports.write(verdict)
     return exit_code(verdict)
 

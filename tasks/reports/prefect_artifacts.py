@@ -1,19 +1,28 @@
-"""What the Prefect UI shows of a run besides its graph. A run never fails for what cannot be shown."""
+"""What the Prefect UI shows of a run besides its graph. A run never fails for what cannot be shown.
+
+Nor does it wait for it: a server that is gone is asked again for a minute by Prefect's client, which here
+would hold up training, or a deploy with its lock.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.runs.run_records import Event
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_UPDATES = 2.0
+_SECONDS_AFTER_A_FAILURE = 30.0
+_RETRIES_OF_A_PAGE = 2  # about 6 s: SQLite may be busy
 
 
 def key(name: str) -> str:
@@ -26,7 +35,8 @@ def show(name: str, markdown: str, description: str | None = None) -> None:
     if FlowRunContext.get() is None and TaskRunContext.get() is None:
         return  # a stage that is run alone belongs to no page
     try:
-        create_markdown_artifact(markdown=markdown, key=key(name), description=description)
+        with _asked_again(_RETRIES_OF_A_PAGE):
+            create_markdown_artifact(markdown=markdown, key=key(name), description=description)
     except Exception as error:
         _log.warning("%s could not be shown in the Prefect UI: %s", name, error)
 
@@ -38,10 +48,17 @@ def tag(pipeline: str) -> None:
         return
     tags = {*context.flow_run.tags, "slipway", pipeline}
     try:
-        with get_client(sync_client=True) as client:
+        with _asked_again(_RETRIES_OF_A_PAGE), get_client(sync_client=True) as client:
             client.update_flow_run(context.flow_run.id, tags=tags)
     except Exception as error:
         _log.warning("the run is not tagged in the Prefect UI: %s", error)
+
+
+@contextmanager
+def _asked_again(times: int) -> Iterator[None]:
+    """Have a server that is busy or gone asked again so often, after 2 s, 4 s, …"""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: times}):
+        yield
 
 
 class LiveTraining:
@@ -50,22 +67,29 @@ class LiveTraining:
     def __init__(self, pipeline: str) -> None:
         self._pipeline = pipeline
         self._artifact: UUID | None = None
-        self._told = float("-inf")
-        self._given_up = False
+        self._next = float("-inf")
+        self._failed = False
 
     def watch(self, event: Event) -> None:
         """Take an event of the run; at most every two seconds the server is told."""
         step, most = event.progress.get("step"), event.progress.get("max_steps")
-        if event.kind != "progress" or not isinstance(step, int) or not most or self._given_up:
+        if event.kind != "progress" or not isinstance(step, int) or not most:
             return
-        if step < most and time.monotonic() - self._told < _SECONDS_BETWEEN_UPDATES:
+        if step < most and time.monotonic() < self._next:
             return
+        pause = _SECONDS_BETWEEN_UPDATES
         try:
-            self._tell(min(100.0, 100.0 * step / most), int(most))
+            with _asked_again(0):
+                self._tell(min(100.0, 100.0 * step / most), int(most))
         except Exception as error:
-            self._given_up = True
+            pause = _SECONDS_AFTER_A_FAILURE
+            self._warn(error)
+        self._next = time.monotonic() + pause
+
+    def _warn(self, error: Exception) -> None:
+        if not self._failed:
             _log.warning("training progress is not shown in the Prefect UI: %s", error)
-        self._told = time.monotonic()
+        self._failed = True
 
     def _tell(self, percent: float, max_steps: int) -> None:
         if self._artifact is not None:
