@@ -18,6 +18,7 @@ import grpc
 import httpx
 import numpy as np
 import psutil
+import pytest
 from closed_loops import ClosedLoop
 from free_ports import free_port
 from model_server_fixtures import Models, expected
@@ -263,6 +264,13 @@ def predict_log(file: Path, *asked: float) -> None:
             writer.write(log.SerializeToString())
 
 
+def printed(outcomes: list[Outcome], request: pytest.FixtureRequest) -> None:
+    """Print the outcomes where people see them, though pytest captures what tests print."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        sys.stdout.write(f"\n\n{table(outcomes)}\n")
+
+
 def table(outcomes: list[Outcome]) -> str:
     """Return the outcomes as a table in Markdown."""
     lines = [
@@ -271,7 +279,6 @@ def table(outcomes: list[Outcome]) -> str:
     ]
     for each in outcomes:
         seconds = "" if each.seconds is None else f"{each.seconds:.1f}"
-        lines.append(
-            f"| {each.fault} | {each.asked} | {each.came_to} | {each.answers:,} | {each.failed} | {seconds} |"
-        )
+        told = f"{each.fault} | {each.asked} | {' '.join(each.came_to.split())}"
+        lines.append(f"| {told} | {each.answers:,} | {each.failed} | {seconds} |")
     return "\n".join(lines)

@@ -5,11 +5,9 @@ All tests share one served model (`world`) and go on from what the test before l
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ import bad_candidates
 import psutil
 import pytest
 from bad_candidates import ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD, TURNS_BAD_FAR_OUT
-from deployed_worlds import NAME, Client, RestClient, World, predict_log, table
+from deployed_worlds import NAME, Client, RestClient, World, predict_log, printed
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
+from small_disks import filled, small_disk_if_allowed
 from waiting import eventually
 
 from configs.loading import load_pipeline
@@ -36,14 +35,8 @@ ASKED_IN_CANARY = "canary Predict serving_default"
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder for versions: a small file system of its own, where that is allowed."""
-    folder = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
-    mounted = subprocess.run(command, capture_output=True).returncode == 0
-    try:
+    with small_disk_if_allowed(tmp_path_factory.mktemp("disk"), kilobytes=8 * 1024) as folder:
         yield folder
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +48,15 @@ def world(
 ) -> Iterator[World]:
     """A served model; at the end the table of faults is printed."""
     bad_candidates.exported(models.store)
-    made = World(tmp_path_factory.mktemp("world"), models, disk / "models")
-    try:
-        assert made.deploy(GOOD).get("version") == 1
-        yield made
-    finally:
-        made.close()
-        capture = request.config.pluginmanager.getplugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            sys.stdout.write(f"\n\n{table(made.outcomes)}\n")
+    folder = tmp_path_factory.mktemp("world")
+    with small_disk_if_allowed(folder / "home", kilobytes=64 * 1024):
+        made = World(folder, models, disk / "models")
+        try:
+            assert made.deploy(GOOD).get("version") == 1
+            yield made
+        finally:
+            made.close()
+            printed(made.outcomes, request)
 
 
 @pytest.fixture(autouse=True)
@@ -456,11 +449,7 @@ class TestTheDisk:
         """The message says so; with space again the next run succeeds."""
         before = world.numbers()
         run_id = world.candidate(BETTER)
-        ballast = world.base.parent / "ballast"
-        with Client(world.ports[0]) as client, contextlib.suppress(OSError), ballast.open("wb") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
+        ballast = filled(world.base.parent)
         with Client(world.ports[0]) as client:
             refused = world.ended(world.start(run_id))
             assert "no space left under" in refused["message"]
@@ -469,6 +458,51 @@ class TestTheDisk:
             done = world.deploy(GOOD)
         world.tell("disk full while publishing", "the next run", done["recovery"], client, done["seconds"])
         assert client.failures == []
+
+    @pytest.mark.parametrize("boundary", ["before prepared", "after prepared", "after loaded"])
+    def test_a_full_home_undoes_what_was_done(self, world: World, boundary: str) -> None:
+        """What cannot be noted is not done, and what was done is undone; the next run needs no hand."""
+        if not world.home.is_mount():
+            pytest.skip("cannot mount a small file system")
+        before = world.numbers()
+        with Client(world.ports[0]) as client:
+            process = world.stopped(world.candidate(BETTER), boundary)
+            ballast = filled(world.home)
+            process.send_signal(signal.SIGCONT)
+            refused = world.ended(process)
+            assert world.numbers() == before
+            ballast.unlink()
+            done = world.deploy(GOOD)
+        fault = f"disk of $SLIPWAY_HOME full {boundary}"
+        world.tell(
+            fault, "the next run", f"{refused['message']}; {done['recovery']}", client, done["seconds"]
+        )
+        assert refused["error"] == "EnvironmentFault"
+        assert str(world.home) in refused["message"] and "No space left" in refused["message"]
+        assert world.numbers()[-1] == done["version"] > before[-1]
+        assert client.failures == [] and client.models[-1] == GOOD
+
+    def test_a_full_disk_of_the_servers_record_keeps_the_server(self, world: World) -> None:
+        """One with other flags is not started, and the one that serves goes on."""
+        if not world.home.is_mount():
+            pytest.skip("cannot mount a small file system")
+        before, old = world.numbers(), world.server()
+        world.configured(server={"flags": {"tensorflow_intra_op_parallelism": 1}})
+        with Client(world.ports[0]) as client:
+            process = world.stopped(world.candidate(BETTER), "after published")
+            ballast = filled(world.home)
+            process.send_signal(signal.SIGCONT)
+            refused = world.ended(process)
+            assert (world.numbers(), world.server()) == (before, old)
+            ballast.unlink()
+            world.configured()
+            done = world.deploy(GOOD)
+        fault = "disk full for the record of a changed server"
+        world.tell(
+            fault, "the next run", f"{refused['message']}; {done['recovery']}", client, done["seconds"]
+        )
+        assert refused["error"] == "EnvironmentFault" and str(world.home) in refused["message"]
+        assert client.failures == [] and client.models[-1] == GOOD
 
     def test_a_read_only_disk_is_refused_at_preflight(self, world: World) -> None:
         """Nothing is changed; the next run, with the disk writable again, succeeds."""
