@@ -38,8 +38,8 @@ test-fast: install  ## the tests that take seconds
 	@$(PYTEST) -m "not docker and not slow"
 
 .PHONY: faults
-faults: install  ## kill, fill, cut and race deploys under a client; prints what each fault came to (minutes)
-	@$(BIN)/python -m pytest -q tests/test_faults.py
+faults: install  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
+	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py
 
 .PHONY: check
 check: install  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities
