@@ -39,7 +39,7 @@ test-fast: install  ## the tests that take seconds
 
 .PHONY: faults
 faults: install  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
-	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py
+	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py tests/test_docker_faults.py
 
 .PHONY: check
 check: install  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities

@@ -29,21 +29,21 @@ settings.load_profile("slipway")
 SLOW = (
     "test_benchmarks", "test_best_checkpoint", "test_cluster", "test_cluster_across",
     "test_cluster_containers", "test_compose", "test_docker_faults", "test_faults", "test_graph_pipelines",
-    "test_model_server_copies",
-    "test_model_server_lifecycle", "test_model_server_policies", "test_model_server_processes",
-    "test_model_server_swaps", "test_operations", "test_resume", "test_saved_model_cli", "test_strategies",
-    "test_training", "test_warm_start",
+    "test_model_server_copies", "test_model_server_lifecycle", "test_model_server_policies",
+    "test_model_server_processes", "test_model_server_swaps", "test_night_faults", "test_operations",
+    "test_relay_benchmark", "test_resume", "test_saved_model_cli", "test_strategies", "test_training",
+    "test_warm_start",
 )  # fmt: skip
 """Modules whose tests take long enough to be left out of `make test-fast`, as whole flows are."""
 
 DOCKER = (
     "test_cluster_containers", "test_compose", "test_docker_faults", "test_docker_flow",
-    "test_model_server_metrics", "test_published_servers", "test_server_image",
+    "test_model_server_metrics", "test_published_servers", "test_relay_benchmark", "test_server_image",
 )  # fmt: skip
 STATION = ("test_ci_recipes", "test_nights", "test_operations", "test_trigger")
 LONGEST = (
-    "docker", "test_faults", "station", "test_cluster_across", "test_whole_flow", "test_resume",
-    "test_browser", "test_graph_pipelines", *SLOW,
+    "docker", "test_faults", "test_night_faults", "station", "test_cluster_across", "test_whole_flow",
+    "test_resume", "test_browser", "test_graph_pipelines", *SLOW,
 )  # fmt: skip
 """Groups that take minutes: two workers are done at the same time if none of these begins last."""
 

@@ -16,8 +16,9 @@ import httpx
 import psutil
 from closed_loops import ClosedLoop
 from deployed_worlds import Outcome
+from free_ports import free_port
 from pipelines import written
-from slipway_command import REPOSITORY, Finished, Slipway, free_port
+from slipway_command import REPOSITORY, Finished, Slipway
 from waiting import eventually
 
 NAME = "nights"
@@ -38,7 +39,9 @@ def happens(at):
     if asked.is_file():
         _fill(pathlib.Path(asked.read_text()) / "ballast")
         asked.unlink()
-    (faults / f"reached-{at}").touch()
+    reached = faults / f"reached-{at}"
+    reached.with_suffix(".partial").write_text(str(os.getpid()))
+    reached.with_suffix(".partial").rename(reached)
     while (faults / f"hold-{at}").exists():
         time.sleep(0.02)
 
@@ -245,11 +248,12 @@ class Nights:
         (self.faults / f"reached-{at}").unlink(missing_ok=True)
         (self.faults / f"hold-{at}").touch()
 
-    def reach(self, at: str, process: subprocess.Popen[str]) -> None:
-        """Return once the run is at this point."""
+    def reach(self, at: str, process: subprocess.Popen[str]) -> psutil.Process:
+        """Return the process that runs the model, once it is at this point."""
         reached = self.faults / f"reached-{at}"
         eventually(lambda: reached.exists() or process.poll() is not None, seconds=300)
         assert process.poll() is None, process.communicate()
+        return psutil.Process(int(reached.read_text()))
 
     def release(self, at: str) -> None:
         """Let the run go on."""

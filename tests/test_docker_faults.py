@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import psutil
 import pytest
-from deployed_worlds import Client, RestClient, World
+from deployed_worlds import Client, RestClient, World, printed
 from docker.models.containers import Container
 from engine_proxies import engine_proxy
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
@@ -51,6 +51,7 @@ def world(
     finally:
         made.close()
         engine.images.remove(OTHERS)
+        printed(made.outcomes, request)
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,7 @@ def test_a_changed_container_takes_over_without_a_gap(world: World) -> None:
         done = world.deploy(BETTER)
         assert done.get("version") == world.highest(), done
         eventually(lambda: client.models[-1:] == rest.models[-1:] == [BETTER])
+    world.tell(f"a changed container ({world.network})", "its deploy", done["server"], client, None)
     new = world.record()
     assert (new.grpc, new.rest) == (old.grpc, old.rest) and new.handle != old.handle
     assert [present(world).name] == servers(world)
@@ -107,6 +109,7 @@ def test_another_image_takes_over_without_a_gap(world: World) -> None:
             done = world.deploy(model)
             assert "version" in done, done
             eventually(lambda model=model: client.models[-1:] == rest.models[-1:] == [model])
+        world.tell(f"another image: {image or 'ours'}", "its deploy", done["server"], client, None)
         assert (world.record().program == OTHERS) == (image == OTHERS)
         assert rest.failures == client.failures == []
 
@@ -122,6 +125,8 @@ def test_killed_half_way_it_is_finished_by_the_next_run(world: World, boundary: 
         assert len(servers(world)) == (1 if boundary == "after loaded" else 2)
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == rest.models[-1:] == [GOOD])
+    fault = f"kill -9 of the flow, {boundary}: a changed container takes over"
+    world.tell(fault, "the next run", done["recovery"], client, done["seconds"])
     assert "stays: 16 of its answers equal" in done["recovery"]
     assert [present(world).name] == servers(world)
     assert rest.failures == client.failures == []
@@ -134,6 +139,7 @@ def test_one_that_is_no_good_never_takes_over(world: World) -> None:
     configured(world, flags={"monitoring_config_file": "/nonexistent"})
     with Client(world.ports[0]) as client:
         failed = world.deploy(BETTER)
+    world.tell("a changed container that dies", "the same run", failed["message"], client, None)
     assert failed["error"] == "DeployFailed", failed
     assert (world.record(), world.numbers()) == (old, before)
     assert client.failures == [] and client.models[-1] == client.models[0]
@@ -148,6 +154,8 @@ def test_with_a_bad_version_the_old_server_has_its_clients_again(world: World) -
         world.killed(BAD, "after let in", answers=GOOD)
         done = unfinished_deploys.recover(load_pipeline(world.pipeline.folder))
         eventually(lambda: client.models[-1:] == rest.models[-1:] == client.models[:1])
+    fault = "the same with a bad version, kill -9 after let in"
+    world.tell(fault, "slipway recover", done.done, client, None)
     assert f"is withdrawn; version {before[-1]} answers" in done.done
     assert world.record().handle == old.handle and servers(world) == [present(world).name]
     assert rest.failures == client.failures == []
@@ -203,6 +211,7 @@ def test_an_engine_that_goes_away_half_way_takes_nothing_down(
         engine.back()
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == [GOOD])
+    world.tell("the engine goes away half-way", "the next run", done["recovery"], client, done["seconds"])
     assert "no Docker engine answers" in failed["message"]
     assert f"version {highest + 1} is withdrawn; version {before[-1]} answers" in done["recovery"]
     assert done["version"] == highest + 2 == world.numbers()[-1]
@@ -222,6 +231,7 @@ def test_a_container_that_is_gone_is_started_by_the_next_run_first(world: World,
     with Client(world.ports[0]) as client:
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == [GOOD])
+    world.tell(f"the {which}'s container killed", "the next run", done["recovery"], client, done["seconds"])
     assert "was gone: " in done["recovery"]
     assert f"answers with version {before} in its place" in done["recovery"]
     assert done["version"] == before + 1

@@ -144,6 +144,24 @@ class TestPrefectsServer:
         assert renewed.is_success, renewed.text
 
 
+class TestTheTrainer:
+    """kill -9 of the process that trains."""
+
+    def test_the_same_run_goes_on_from_its_last_checkpoint(self, nights: Nights) -> None:
+        """A new one is started, and the run deploys what it comes to."""
+        nights.hold("train")
+        with nights.asked() as client:
+            process = nights.start()
+            nights.reach("train", process).kill()
+            nights.release("train")
+            done = nights.ended(process)
+        proved = {stage["name"]: stage["proved"] for stage in done.verdict["stages"]}["train"]
+        nights.tell("kill -9 of the trainer", "the same run", proved, client, None)
+        assert done.exit_code == 0, done.output
+        assert "resumed from step 10" in proved
+        assert _only_approved(nights, client)
+
+
 def _told(nights: Nights, fault: str, done: Finished, client: NightLoop) -> None:
     nights.tell(fault, "the same run", done.verdict.get("outcome", "no verdict"), client, None)
 
