@@ -73,13 +73,13 @@ class RestClient(Client):
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Callable[[], int]]:
-        yield self._ask
+        a_connection_each = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(limits=a_connection_each, timeout=20, trust_env=False) as client:
+            yield lambda: self._ask(client)
 
-    def _ask(self) -> int:
-        answer = httpx.post(
-            f"http://127.0.0.1:{self._port}/v1/models/{NAME}:predict",
-            json={"instances": [[ASKED]]}, timeout=20, trust_env=False,
-        ).raise_for_status()  # fmt: skip
+    def _ask(self, client: httpx.Client) -> int:
+        url = f"http://127.0.0.1:{self._port}/v1/models/{NAME}:predict"
+        answer = client.post(url, json={"instances": [[ASKED]]}).raise_for_status()
         return _model(answer.json()["predictions"][0][0])
 
 
