@@ -270,7 +270,7 @@ def trigger(
 
 @app.command
 def recover(pipeline: str | None = None) -> int:
-    """Go on with runs that were killed (of PIPELINE, or of all); tell Prefect that they crashed."""
+    """Go on with runs that were killed, settle deploys, start servers that are gone; of PIPELINE, or all."""
     from flows import recover as recovering
 
     return recovering.recover(pipeline)

@@ -41,7 +41,8 @@ def left() -> list[Pipeline]:
 
 def _is_left(name: str) -> bool:
     record = server_records.read(name)
-    gone = record is not None and bool(record.handle) and not model_servers.is_alive(record)
+    ours = record is not None and bool(record.handle) and record.target != "external"
+    gone = record is not None and ours and not model_servers.is_alive(record)
     return gone or deploy_journal.file(name).is_file()
 
 

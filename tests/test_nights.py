@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from slipway_command import DIGITS, QUICK, REPOSITORY
 from waiting import eventually
 
 from flows import recover
-from tasks import deploy_journal, model_versions
+from tasks import deploy_journal, model_versions, unfinished_deploys
 from tasks.deploy_journal import Journal
 from tasks.runs import interrupted_runs, run_folders
+from tasks.servers import server_records
+from tasks.servers.server_records import ServerRecord
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -216,6 +219,20 @@ class TestFound:
         assert list(model_versions.versions(base)) == [7]
         assert recover.recover(None) == 0
         assert capsys.readouterr().out == "no run was killed: nothing to recover\n"
+
+    def test_a_server_that_is_gone_is_looked_after_too(self, tmp_path: Path, home: Path) -> None:
+        """As after a reboot, with no run killed; one that was stopped on purpose, or is another's, is not."""
+        pipeline = written(tmp_path / "small", {})
+        with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):
+            assert unfinished_deploys.left() == []
+        gone = ServerRecord("small", "process", "program", "i", "/served", (), 1, 2, "999999999:1.0")
+        server_records.write(gone)
+        (found,) = unfinished_deploys.left()
+        assert (found.config.name, found.model_base_path) == ("small", Path("/served"))
+        server_records.write(replace(gone, target="external", host="nobody.invalid"))
+        assert unfinished_deploys.left() == []
+        server_records.mark_stopped(gone)
+        assert unfinished_deploys.left() == []
 
     def test_one_that_is_under_way_is_left_alone(
         self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
