@@ -24,8 +24,7 @@ from slipway_command import REPOSITORY
 from configs.loading import Pipeline, load_pipeline
 from tasks.artifacts import Check
 from tasks.errors import AlreadyRunning, ConfigError, EnvironmentFault
-from tasks.runs import run_folders
-from tasks.runs.recorded_runs import recorded_run
+from tasks.runs import recorded_runs, run_folders
 from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
@@ -85,9 +84,8 @@ class TestRunIds:
     @pytest.mark.parametrize("chosen", ["../../x", "/tmp/x", "a/b", "..", ".running", "a\0b", "x\n"])
     def test_one_that_leads_elsewhere_is_refused(self, pipeline: Pipeline, home: Path, chosen: str) -> None:
         """It may be a parameter of a flow run, and it names a folder; nothing is made there."""
-        file = str(pipeline.file)
-        with pytest.raises(ConfigError, match="names no folder"), recorded_run(file, {}, chosen):
-            pytest.fail("it began")
+        with pytest.raises(ConfigError, match="names no folder"):
+            recorded_runs._begun(str(pipeline.file), {}, chosen, None)
         assert not home.exists()
 
     def test_they_sort_after_those_of_a_clock_that_was_ahead(self, home: Path) -> None:
