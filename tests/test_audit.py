@@ -53,6 +53,20 @@ def test_only_what_is_known_and_not_accepted_fails(
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("told", [[], [SKIPPED]], ids=["no answer", "unknown packages"])
+def test_a_lock_that_nothing_is_told_of_is_named(
+    audit: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    told: list[dict[str, Any]],
+) -> None:  # fmt: skip
+    """Else two locks would look like three. It fails nothing, and the others are not named."""
+    silent = FILE.parents[1] / "containers" / "pipeline" / "requirements.lock"
+    monkeypatch.setattr(audit, "asked", lambda lock: told if lock == silent else [FINE])
+    assert audit.main() == 0
+    out = capsys.readouterr().out
+    assert "audit: nothing was told of containers/pipeline/requirements.lock: it was NOT AUDITED" in out
+    assert out.count("NOT AUDITED") == 1
+
+
 def test_every_lock_is_audited(audit: ModuleType) -> None:
     """The checkout's and those of the images."""
     assert set(audit.LOCKS) == set(FILE.parents[1].rglob("requirements.lock")) - _in_venv()
