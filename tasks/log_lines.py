@@ -75,9 +75,12 @@ def _of_json(line: str) -> int | None:
 class Forwarded:
     """A log file that grows: what is worth seeing of it is handed on as it appears, once each."""
 
-    def __init__(self, file: Path, take: Take) -> None:
-        """Begin at the present end of the file, which need not be there yet."""
-        self._file, self._take = file, take
+    def __init__(self, file: Path, take: Take, masked: Callable[[str], str] = str) -> None:
+        """Begin at the present end of the file, which need not be there yet.
+
+        `masked` returns a text without its secrets.
+        """
+        self._file, self._take, self._masked = file, take, masked
         self._position = file.stat().st_size if file.is_file() else 0
         self._seen: set[str] = set()
         self._forwarded = self._left_out = 0
@@ -92,7 +95,8 @@ class Forwarded:
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._position += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
+        # Masked before it is cut, into lines and to their length: half a secret is not known for one.
+        for line in self._masked(whole.decode(errors="replace")).splitlines():
             self._consider(line)
 
     def close(self) -> None:

@@ -213,7 +213,11 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     def told(progress: Mapping[str, Any]) -> None:
         on_progress(masking.masked(dict(progress), hidden))
 
-    forwarded = log_lines.Forwarded(log, lambda level, line: told({"message": line, "level": level}))
+    forwarded = log_lines.Forwarded(
+        log,
+        lambda level, line: told({"message": line, "level": level}),
+        lambda text: str(masking.masked(text, hidden)),
+    )
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
         child.send(request_for(program, log, arguments, secrets))

@@ -158,6 +158,20 @@ class TestForwarded:
         assert taken[0][1] == "WARNING:tensorflow:slow step 0"
         assert taken[-1][1] == f"31 more such lines are in {log}"
 
+    @pytest.mark.parametrize("secret", ["hunter2-hunter2", "hunter2\nhunter2"])
+    def test_a_secret_is_masked_before_a_line_is_cut(
+        self, log: Path, taken: list[tuple[int, str]], secret: str
+    ) -> None:
+        """One across the cut would be told in part; so would one with a line break in it."""
+        forwarded = log_lines.Forwarded(
+            log, lambda level, line: taken.append((level, line)), lambda text: text.replace(secret, "***")
+        )
+        start = "ERROR:tensorflow:".ljust(495, "x")
+        with log.open("a") as file:
+            file.write(f"{start}{secret}{secret}\n")
+        forwarded.close()
+        assert taken == [(logging.ERROR, f"{start}*****…")]
+
     def test_a_log_that_is_not_there_is_no_error(self, tmp_path: Path) -> None:
         """A child that died at once has written none."""
         log_lines.Forwarded(tmp_path / "none.log", lambda level, line: None).close()

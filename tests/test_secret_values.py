@@ -27,6 +27,7 @@ def write(folder):
     assert value == 'hunter2/"ü'
     print("printed", value, flush=True)
     logging.getLogger("tensorflow").warning("warned of %s", value)
+    logging.getLogger("tensorflow").warning("%s %s", "across the cut ".ljust(475, "-"), value)
     raise RuntimeError(f"no route to https://me:{quote(value, safe='')}@warehouse, password {value}")
 """
 
@@ -54,7 +55,8 @@ def test_it_is_nowhere_in_what_is_kept_and_shown(slipway: Slipway, tmp_path: Pat
     assert "no route to https://me:***@warehouse, password ***" in told
     kept = everything_in(slipway.home) + failed.output.encode()
     assert b"printed ***" in kept and b"warned of ***" in kept
-    for form in (VALUE, "hunter2"):
+    assert b"across the cut" in kept
+    for form in (VALUE, "hunter2", "hunte"):
         assert form.encode() not in kept
 
 
