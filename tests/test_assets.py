@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,9 +18,10 @@ from pipelines import run_of, written
 from configs.errors import ConfigError
 from configs.features import FeatureSpec
 from configs.references import require_callables
+from configs.schema import ExportConfig
 from model_server import flags, servable
 from tasks.answers import offline_answers
-from tasks.artifacts import Candidate
+from tasks.artifacts import Candidate, Check
 from tasks.errors import ModelError
 from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.exports import extra_assets
@@ -115,6 +117,21 @@ def test_extra_assets_and_the_manifest(tmp_path: Path) -> None:
         "code_sha256": extra_assets.code_digest(folder), "seed": 1,
         "checkpoint_step": 50, "metrics": {"accuracy": 0.75},
     }  # fmt: skip
+
+
+def test_a_metric_that_is_no_number_leaves_the_manifest_json(tmp_path: Path) -> None:
+    """As strings, as in verdict.json: readers other than Python's refuse a bare NaN. Read back it is one."""
+    metrics = {"loss": math.nan, "ratio": -math.inf, "auc": 0.5}
+    missed = Check("change loss", "falls", math.nan, math.inf, passed=False)
+    extra_assets.write(tmp_path, ExportConfig(), tmp_path, {"run_id": "r1", "metrics": metrics})
+    extra_assets.complete(tmp_path, 1, [missed])
+    text = (tmp_path / "assets.extra" / "manifest.json").read_text()
+    told = json.loads(text, parse_constant=pytest.fail)
+    assert told["metrics"] == {"loss": "NaN", "ratio": "-Infinity", "auc": 0.5}
+    assert (told["checks"][0]["observed"], told["checks"][0]["limit"]) == ("NaN", "Infinity")
+    read = extra_assets.read_manifest(tmp_path)["metrics"]
+    assert math.isnan(read.pop("loss"))
+    assert read == {"ratio": -math.inf, "auc": 0.5}
 
 
 def test_an_extra_asset_that_is_not_there(tmp_path: Path) -> None:

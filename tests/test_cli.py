@@ -281,6 +281,7 @@ class TestStatus:
         ("manifest", "said"),
         [
             ({"metrics": {"auc": 0.87654, "note": "[/x]"}, "seed": 7}, ["metrics    auc 0.8765\n", "seed 7"]),
+            ({"metrics": {"loss": "NaN", "ratio": "Infinity"}}, ["metrics    loss nan, ratio inf\n"]),
             ({"run_id": "r1[/x]", "packages": ["tensorflow"]}, ["3 is of        run r1[/x]\n"]),
             ({"checks": [{"passed": True}, {"passed": False}]}, ["1 passed, 1 missed and only reported"]),
             ({"examples": "many", "metrics": None, "checks": "none"}, ["versions       3  in "]),

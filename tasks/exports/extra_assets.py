@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from configs.export import ANSWERS, MANIFEST
 from configs.schema import ExportConfig
@@ -25,6 +26,7 @@ from tasks.errors import ModelError
 
 _PACKAGES = ("slipway", "tensorflow", "tensorflow-estimator", "numpy", "protobuf", "prefect")
 _GIT_TIMEOUT_SECONDS = 10
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def folder_in(saved_model: Path) -> Path:
@@ -38,11 +40,21 @@ def private_folder_in(saved_model: Path) -> Path:
 
 
 def read_manifest(saved_model: Path) -> dict[str, Any]:
-    """Return the manifest of a version; {} where it was put there by hand."""
+    """Return the manifest of a version, its metrics as numbers; {} where it was put there by hand."""
     try:
-        return dict(json.loads((folder_in(saved_model) / MANIFEST).read_text()))
+        told = dict(json.loads((folder_in(saved_model) / MANIFEST).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
+    metrics = told.get("metrics")
+    return {**told, "metrics": _numbers(metrics)} if isinstance(metrics, dict) else told
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics; one that is no JSON number was written as a string, and is a number again."""
+    return {
+        name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        for name, value in metrics.items()
+    }
 
 
 def code_digest(source: Path) -> str:
@@ -105,13 +117,15 @@ def complete(saved_model: Path, parent_version: int | None, checks: Sequence[Che
     """
     made_of = read_manifest(saved_model)
     if made_of:
-        rows = to_jsonable_python(checks, inf_nan_mode="strings")
         verdict = f"runs/{made_of.get('pipeline')}/{made_of.get('run_id')}/verdict.json"
-        _write(saved_model, {**made_of, "parent_version": parent_version, "checks": rows, "verdict": verdict})
+        seen = {"parent_version": parent_version, "checks": checks, "verdict": verdict}
+        _write(saved_model, {**made_of, **seen})
 
 
 def _write(saved_model: Path, manifest: Mapping[str, Any]) -> None:
-    text = json.dumps(manifest, indent=2, sort_keys=True)
+    # "NaN" and "Infinity" as strings, as in verdict.json: bare ones are no JSON.
+    plain = json.loads(to_json(manifest, inf_nan_mode="strings"))
+    text = json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
     (folder_in(saved_model) / MANIFEST).write_text(f"{text}\n")
 
 
