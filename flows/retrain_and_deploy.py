@@ -44,7 +44,7 @@ def retrain_and_deploy(
     Args:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
         overrides: in place of what the YAML says, for this run only; any key path of it may be added.
-        run_id: name of the run's folder; by default the time and a random part.
+        run_id: name of the run's folder, which no run has yet; by default the time.
         resume: id of a run that did not come to its end, or `newest`: it goes on, and no new one begins.
         dry_run: read the configuration and look at ports, folder, engine and image; train and change nothing.
         force: go on although gates of `evaluation` are missed. Nothing else is passed over: validation and

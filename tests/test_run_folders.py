@@ -98,6 +98,42 @@ class TestRunIds:
         assert run_folders.new_run_id("other") < "2099"
 
 
+class TestChosenIds:
+    """A run_id that somebody gives, as a parameter of a flow run, while a run has it."""
+
+    @pytest.fixture
+    def ran(self, pipeline: Pipeline) -> Pipeline:
+        """A pipeline with a run `mine` of the flow run `first`."""
+        run = run_folders.describe(pipeline, "mine")
+        with run_folders.opened(pipeline, run, run_folders.FlowRun("retrain", "first")):
+            pass
+        return pipeline
+
+    @pytest.mark.parametrize("by", [run_folders.FlowRun("retrain", "second"), None])
+    def test_one_of_a_run_that_is_there_is_refused(
+        self, ran: Pipeline, monkeypatch: pytest.MonkeyPatch, by: run_folders.FlowRun | None
+    ) -> None:
+        """Its examples and checkpoints would be taken for this night's; to go on with it is asked for."""
+        monkeypatch.setattr(recorded_runs, "_flow_run", lambda: by)
+        with pytest.raises(ConfigError, match="run_id 'mine': small has such a run already") as refused:
+            recorded_runs._begun(str(ran.file), {}, "mine", None)
+        assert "--resume mine" in refused.value.hint
+        assert recorded_runs._begun(str(ran.file), {}, "other", None)[1].run_id == "other"
+
+    def test_the_same_flow_run_tried_again_takes_its_folder(
+        self, ran: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Prefect runs it with the same parameters, until another flow run went on with the run."""
+        first, second = run_folders.FlowRun("retrain", "first"), run_folders.FlowRun("retrain", "second")
+        monkeypatch.setattr(recorded_runs, "_flow_run", lambda: first)
+        again = recorded_runs._begun(str(ran.file), {}, "mine", None)
+        assert again[1].run_id == "mine"
+        with run_folders.opened(*again, second):
+            pass
+        with pytest.raises(ConfigError, match="has such a run already"):
+            recorded_runs._begun(str(ran.file), {}, "mine", None)
+
+
 class TestOpened:
     """A run under way holds the pipeline's lock."""
 

@@ -106,7 +106,9 @@ def _begun(
     if resume is None:
         loaded = load_pipeline(pipeline, overrides)
         chosen = run_folders.required_name(run_id) if run_id else None
-        return loaded, run_folders.describe(loaded, chosen or run_folders.new_run_id(loaded.config.name))
+        run = run_folders.describe(loaded, chosen or run_folders.new_run_id(loaded.config.name))
+        run_folders.require_unused(run, _flow_run())
+        return loaded, run
     found = resumption(pipeline, resume, overrides)
     get_run_logger().info(found.told())
     return found.pipeline, found.run

@@ -27,6 +27,8 @@ from tasks.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_fu
 
 _RUN_ID = "%Y%m%d-%H%M%S-%f"
 _VERDICT = "verdict.json"
+_FLOW_RUN = ".flow_run"
+"""Id of the Prefect flow run that works, or last worked, in the folder."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
@@ -71,6 +73,23 @@ def required_name(run_id: str) -> str:
         return run_id
     message = f"run_id {run_id!r} names no folder: letters, digits, '.', '_' and '-', and no dot in front"
     raise ConfigError(message, "leave it out: the time is taken")
+
+
+def require_unused(run: Run, flow: FlowRun | None) -> None:
+    """Raise ConfigError where the run's folder is there, unless this very flow run, tried again, made it."""
+    if not run.folder.exists() or (flow is not None and flow.flow_run == _flow_run_of(run)):
+        return
+    raise ConfigError(
+        f"run_id {run.run_id!r}: {run.pipeline} has such a run already, in {run.folder}",
+        f"leave it out: the time is taken; to go on with that run: --resume {run.run_id}",
+    )
+
+
+def _flow_run_of(run: Run) -> str | None:
+    try:
+        return (run.folder / _FLOW_RUN).read_text()
+    except OSError:
+        return None
 
 
 def describe(pipeline: Pipeline, run_id: str) -> Run:
@@ -121,6 +140,7 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
     try:
         note(folder, pipeline, run, flow)
         run.folder.mkdir(parents=True, exist_ok=True)
+        durable_files.write(run.folder / _FLOW_RUN, (flow.flow_run if flow else "").encode(), synced=False)
         durable_files.write(run.folder / "config.yaml", text.encode())
     except OSError as error:
         if is_disk_full(error):
