@@ -53,6 +53,7 @@ def _recorded(
     """Do it, and leave a verdict, however it ends."""
     record = RunRecord(run.pipeline, run.run_id)
     try:
+        run_folders.make(run)
         with record.stage("withdraw") as entry:
             done = undoing.undo(journal, deployment, smoke_test, run)
             record.note(entry, done)

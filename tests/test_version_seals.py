@@ -141,6 +141,16 @@ def test_a_rollback_to_a_changed_version_changes_nothing(tmp_path: Path) -> None
     assert list(model_versions.versions(base)) == [1, 2]
 
 
+def test_what_a_rollback_leaves_is_its_owners_alone(tmp_path: Path, home: Path) -> None:
+    """As with any run: the request that it proves the version by is an example."""
+    base = tmp_path / "models"
+    published(base)
+    published(base, "r2")
+    roll_back(written(tmp_path / "small", {"export": {"model_base_path": str(base)}}))
+    (verdict,) = (home / "runs" / "small").glob("*/verdict.json")
+    assert verdict.parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_the_server_keeps_the_version_before_a_changed_one(
     models: Models, start_server: StartServer, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ _RUN_ID = "%Y%m%d-%H%M%S-%f"
 _VERDICT = "verdict.json"
 _FLOW_RUN = ".flow_run"
 """Id of the Prefect flow run that works, or last worked, in the folder."""
+_OWNER_ONLY = 0o700
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
@@ -104,6 +105,11 @@ def describe(pipeline: Pipeline, run_id: str) -> Run:
     )
 
 
+def make(run: Run) -> None:
+    """Have the run's folder there: it holds examples, so that nobody but its owner reads it."""
+    run.folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+
+
 @contextmanager
 def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterator[None]:
     """Hold the pipeline's lock, with the run's folder made and its resolved configuration in it.
@@ -139,7 +145,7 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     try:
         note(folder, pipeline, run, flow)
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make(run)
         durable_files.write(run.folder / _FLOW_RUN, (flow.flow_run if flow else "").encode(), synced=False)
         durable_files.write(run.folder / "config.yaml", text.encode())
     except OSError as error:
