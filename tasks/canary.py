@@ -29,6 +29,7 @@ _STAMPED = 2
 """And with the golden requests as its warmup."""
 _WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 _LOG = "canary-server"
+_SURVIVES = "canary server"
 _LAST_BREATH_SECONDS = 1.0
 
 
@@ -104,10 +105,11 @@ def _asked(
 
 def _explained(error: Rejected, server: ServerRecord, run: Run) -> Rejected:
     """Return the error with whether the server survived; if not, with the last lines of its log."""
+    seen = tuple(check for check in error.checks if check.name != _SURVIVES)
     if not _dies(server):
-        return Rejected(error.message, error.hint, (*error.checks, _survival(alive=True)))
+        return Rejected(error.message, error.hint, (*seen, _survival(alive=True)))
     died = model_servers.failed(server, f"died of what it was asked: {error.message}", run.log(_LOG))
-    return Rejected(died.message, died.hint, (*error.checks, _survival(alive=False)))
+    return Rejected(died.message, died.hint, (*seen, _survival(alive=False)))
 
 
 def _dies(server: ServerRecord) -> bool:
@@ -150,39 +152,38 @@ def _no_slower(
 ) -> Canary:  # fmt: skip
     """Compare the candidate's latencies with those of the version that serves, in a server like its own.
 
-    Where there is none, or it cannot be asked there, that is told, and rejects nothing.
+    Where there is none, or its server is no good, that is told, and rejects nothing.
     """
     before = served_versions.served(run)
     if before is None:
-        return _with_latencies(proof, (_not_compared("nothing is served to compare it with"),))
+        return _with_latencies(proof, Latencies.not_compared("nothing is served to compare it with"))
     with model_versions.lent_to_canary(run.model_base_path, f"{run.run_id}-baseline") as base:
         number, folder = before
         model_versions.lend(folder, base, _NUMBER)
         deadline = Deadline.after(deployment.load_timeout_seconds)
-        with lone_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
-            try:
+        try:
+            with lone_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
                 model_servers.wait_until_live(server, _NUMBER, deadline, run.log("baseline-server"))
-            except DeployFailed as error:
-                return _with_latencies(proof, (_not_compared(f"version {number}: {error.message}"),))
-            found = tensorflow_process.run(
-                "latencies", Latencies, log=run.log("latencies"), on_progress=report,
-                arguments={
-                    "endpoint": _endpoint(asked), "baseline": _endpoint(server), "number": number,
-                    "candidate": candidate, "limits": deployment.latency_of_canary,
-                    "smoke_test": smoke_test, "data": data,
-                },
-            )  # fmt: skip
-    return _with_latencies(proof, found.checks)
+                found = tensorflow_process.run(
+                    "latencies", Latencies, log=run.log("latencies"), on_progress=report,
+                    arguments={
+                        "endpoint": _endpoint(asked), "baseline": _endpoint(server), "number": number,
+                        "candidate": candidate, "limits": deployment.latency_of_canary,
+                        "smoke_test": smoke_test, "data": data,
+                    },
+                )  # fmt: skip
+        except DeployFailed as error:
+            found = Latencies.not_compared(f"version {number}: {error.message}")
+    try:
+        return _with_latencies(proof, found)
+    except Rejected as error:
+        raise _explained(error, asked, run) from None
 
 
-def _not_compared(why: str) -> Check:
-    return Check("canary latency", "is compared with what serves", why, None, passed=True)
-
-
-def _with_latencies(proof: Canary, checks: tuple[Check, ...]) -> Canary:
-    """Raise Rejected where a limit is missed."""
-    told = replace(proof, checks=(*proof.checks, *checks))
-    for check in checks:
+def _with_latencies(proof: Canary, found: Latencies) -> Canary:
+    """Raise Rejected where a limit is missed, or a request was not answered."""
+    told = replace(proof, checks=(*proof.checks, *found.checks))
+    for check in found.checks:
         if not check.passed:
             message = f"{check.name} {check.rule}: observed {check.observed}, limit {check.limit}"
             raise Rejected(message, "nothing was published", told.checks)
@@ -190,4 +191,4 @@ def _with_latencies(proof: Canary, checks: tuple[Check, ...]) -> Canary:
 
 
 def _survival(*, alive: bool) -> Check:
-    return Check("canary server", "still runs", "it runs" if alive else "it died", None, alive)
+    return Check(_SURVIVES, "still runs", "it runs" if alive else "it died", None, alive)

@@ -14,7 +14,7 @@ from tasks.answers.served import Ask
 from tasks.artifacts import Candidate, Check, Endpoint, Latencies
 from tasks.errors import SmokeTestFailed
 from tasks.examples.tf_examples import read_records
-from tasks.servers.serving_client import ServingClient
+from tasks.servers.serving_client import Answer, ServingClient
 
 _ATTEMPTS = 3
 _UNCOUNTED = 10
@@ -39,10 +39,7 @@ def run(
     endpoint: Endpoint, baseline: Endpoint, number: int, candidate: Candidate, limits: LatencyConfig,
     smoke_test: SmokeTestConfig, data: DataConfig,
 ) -> Latencies:  # fmt: skip
-    """Ask both servers the same requests of one example, in turns; compare percentiles.
-
-    A baseline that does not take them (its signatures were others) is told, and rejects nothing.
-    """
+    """Ask both servers the same requests of one example, in turns; compare percentiles."""
     records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
     timeout = smoke_test.request_timeout_seconds
     with (
@@ -50,16 +47,43 @@ def run(
         ServingClient(baseline.grpc, baseline.model_name, timeout, baseline.tls) as other,
     ):
         asks = served.default_api(client, candidate, data), served.default_api(other, candidate, data)
-        try:
-            asks[1](records[:1])
-        except SmokeTestFailed as error:
-            why = f"version {number} does not take its requests: {error.message}"
-            check = Check("canary latency", "is compared with what serves", why, None, passed=True)
-            return Latencies((check,))
+        return compared(asks, records, limits, number)
+
+
+def compared(
+    asks: tuple[Ask, Ask], records: Sequence[bytes], limits: LatencyConfig, number: int
+) -> Latencies:
+    """Return rows of the candidate's percentiles beside those of the baseline, which is version `number`.
+
+    A baseline that does not answer (its signatures were others, its server hiccups) is told, and rejects
+    nothing; a candidate that does not is a row that fails.
+    """
+    asks = asks[0], _of_baseline(asks[1])
+    wanted = {50: limits.p50_ratio, 99: limits.p99_ratio}
+    try:
+        asks[1](records[:1])
         in_turns(asks, records, _UNCOUNTED)
-        wanted = {50: limits.p50_ratio, 99: limits.p99_ratio}
         ratios = lowest(lambda: in_turns(asks, records, limits.requests), wanted)
+    except _BaselineSilent as silent:
+        return Latencies.not_compared(f"version {number} does not answer its requests: {silent}")
+    except SmokeTestFailed as error:
+        rule = "answers every request while it is measured"
+        return Latencies((Check("canary latency", rule, error.message, None, passed=False),))
     return Latencies(tuple(_checks(ratios, wanted, number)))
+
+
+class _BaselineSilent(Exception):
+    """It is the baseline that did not answer."""
+
+
+def _of_baseline(ask: Ask) -> Ask:
+    def asked(records: Sequence[bytes]) -> Answer:
+        try:
+            return ask(records)
+        except SmokeTestFailed as error:
+            raise _BaselineSilent(error.message) from None
+
+    return asked
 
 
 def in_turns(
