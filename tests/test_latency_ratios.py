@@ -18,6 +18,7 @@ from tasks.answers.served import Ask
 from tasks.artifacts import Canary, Check, Latencies
 from tasks.errors import DeployFailed, Rejected, SmokeTestFailed
 from tasks.in_tensorflow.latencies import compared, in_turns, lowest
+from tasks.runs import junit
 from tasks.servers.server_records import ServerRecord
 from tasks.servers.serving_client import Answer
 
@@ -49,6 +50,16 @@ def test_one_that_always_is_slow_stays_beyond_it() -> None:
     attempts = _measured(3.0, 2.0, 4.0, 1.0)
     assert round(lowest(lambda: next(attempts), {50: 1.5, 99: None})[50].value, 6) == 2.0
     assert len(list(attempts)) == 1
+
+
+def test_a_row_has_the_time_of_what_serves() -> None:
+    """With its unit, beside a ratio that has none; in JUnit too."""
+    asks = _asker(0.002), _asker(0.0014142)
+    median, slow = compared(asks, [b"a"], LIMITS, 7).checks
+    assert (median.name, median.observed, median.baseline) == ("canary latency p50", 1.414, "1.41 ms")
+    assert median.rule == "times that of version 7 (2 ms to 1.41 ms)"
+    assert (slow.name, slow.limit, slow.baseline) == ("canary latency p99", None, "1.41 ms")
+    assert "observed 1.414, limit 1.5, served now 1.41 ms" in junit._check(median)[0].text  # type: ignore[operator]
 
 
 def _asker(seconds: float, fails_at: int | None = None) -> Ask:

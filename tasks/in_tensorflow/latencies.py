@@ -119,4 +119,5 @@ def _checks(ratios: Mapping[int, Ratio], wanted: Mapping[int, float | None], num
         ratio = ratios[percentile]
         rule = f"times that of version {number} ({ratio.candidate:.3g} ms to {ratio.baseline:.3g} ms)"
         passed = limit is None or ratio.value <= limit
-        yield Check(f"canary latency p{percentile}", rule, round(ratio.value, 3), limit, passed)
+        served = f"{ratio.baseline:.3g} ms"  # with its unit: what stands beside it is a ratio
+        yield Check(f"canary latency p{percentile}", rule, round(ratio.value, 3), limit, passed, served)
