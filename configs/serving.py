@@ -127,6 +127,11 @@ class GoldenConfig(Slice):
         file = self.path(folder)
         return file if file.is_file() else None
 
+    def missing(self, folder: Path) -> Path | None:
+        """Return a file that somebody named and that is not there, as after a typo; the default may lack."""
+        named = self.file != type(self).model_fields["file"].default
+        return self.path(folder) if named and self.recorded(folder) is None else None
+
 
 class LimitsConfig(Slice):
     """What a server's container may take of the machine; a process has no limits but the machine's."""

@@ -55,6 +55,7 @@ def canary(
             _see_it_load(server, deadline, run)
             recorded = golden.recorded(run.source)
             proof = _asked(server, candidate, smoke_test, data, recorded, run)
+            proof = _with_missing(proof, golden.missing(run.source))
             if recorded is not None:
                 proof = _warmed_up(proof, recorded, candidate, server, deployment.load_timeout_seconds, run)
             if deployment.latency_of_canary is None:
@@ -101,6 +102,15 @@ def _asked(
     if not model_servers.is_alive(server):
         raise _explained(Rejected("after its last answer", "", proof.checks), server, run)
     return replace(proof, checks=(*proof.checks, _survival(alive=True)))
+
+
+def _with_missing(proof: Canary, golden: Path | None) -> Canary:
+    """Tell that no golden requests were asked, where a file of them was named: the gate is not there."""
+    if golden is None:
+        return proof
+    told = f"none are recorded in {golden}"
+    row = Check("canary golden requests", "are answered as by the export", told, None, passed=True)
+    return replace(proof, checks=(*proof.checks, row))
 
 
 def _explained(error: Rejected, server: ServerRecord, run: Run) -> Rejected:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tensorflow as tf
-from pipelines import exported_digits, trained_digits, written
+from pipelines import exported_digits, run_of, trained_digits, written
+from prefect.logging import disable_run_logger
 from tensorflow_serving.apis import prediction_log_pb2
 
 from configs.errors import ConfigError
 from configs.schema import GoldenConfig
 from flows import record_command
+from tasks import canary
 from tasks.answers import golden_requests
-from tasks.artifacts import Recording
+from tasks.artifacts import Canary, Recording
 from tasks.errors import DataError
 from tasks.in_tensorflow import record
 from tasks.tensorflow_process import ignore_progress
@@ -125,3 +129,31 @@ def test_what_is_recorded_is_what_is_replayed(tmp_path: Path, monkeypatch: pytes
     nowhere = written(tmp_path / "small", {"golden": {"file": "recorded/golden"}})
     with pytest.raises(ConfigError, match=r"there is no folder .*/small/recorded"):
         record_command.run(nowhere, 9, [])
+
+
+@pytest.mark.parametrize(
+    ("golden", "told"),
+    [
+        ({}, False), ({"file": "golden.tfrecord"}, False), ({"file": "./golden.tfrecord"}, False),
+        ({"file": "gloden.tfrecord"}, True), ({"file": "nowhere/golden.tfrecord"}, True),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_named_and_not_there_is_told_by_the_canary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: dict[str, str], told: bool
+) -> None:
+    """A typo would take the gate away. The default need not be there: who records nothing is told nothing."""
+    pipeline = written(tmp_path / "small", {"golden": golden})
+    config, run = pipeline.config, run_of(pipeline, tmp_path)
+    for module, name in ((canary.model_versions, "lent_to_canary"), (canary.lone_servers, "started")):
+        monkeypatch.setattr(module, name, lambda *_: nullcontext(tmp_path))
+    for module, name in ((canary.model_versions, "lend"), (canary, "_planned"), (canary, "_see_it_load")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(canary, "_asked", lambda *_: Canary())
+    candidate, target = SimpleNamespace(path=tmp_path), None
+    with disable_run_logger():
+        proof = canary.canary.fn(
+            config.deployment, config.smoke_test, config.data, candidate, target, config.golden, run
+        )
+    expected = f"none are recorded in {pipeline.folder / golden.get('file', '')}"
+    rows = [(row.name, row.observed, row.passed) for row in proof.checks]
+    assert rows == ([("canary golden requests", expected, True)] if told else [])
