@@ -198,25 +198,50 @@ def test_the_server_has_no_way_out_and_the_relay_no_rights(world: World) -> None
 def test_an_engine_that_goes_away_half_way_takes_nothing_down(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published, and no engine to ask after the container: what serves goes on, and the next run deploys."""
+    """Published, and no engine to ask after the container: it needs none to take the version, which stays."""
     configured(world, threads=int(present(world).attrs["Args"][-1].rpartition("=")[2]))
-    before, highest = world.numbers(), world.highest()
+    highest = world.highest()
+    with engine_proxy(tmp_path / "engine.sock") as engine, Client(world.ports[0]) as client:
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        process = world.stopped(world.candidate(GOOD), "after published")
+        engine.gone()
+        process.send_signal(signal.SIGCONT)
+        without = world.ended(process)
+        container = world.record().handle
+        engine.back()
+        done = world.deploy(BETTER)
+        eventually(lambda: client.models[-1:] == [BETTER])
+    world.tell("the engine goes away half-way", "the same run", without["server"], client, None)
+    assert (without["version"], done["version"]) == (highest + 1, highest + 2)
+    assert world.record().handle == container
+    assert client.failures == [] and set(client.models) <= {GOOD, BETTER}
+
+
+@relayed
+def test_an_engine_that_goes_away_in_a_takeover_takes_nothing_down(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can be asked to start the new server: the old one goes on, and the next run changes it."""
+    configured(world, threads=8)
+    old, before, highest = world.record(), world.numbers(), world.highest()
     with engine_proxy(tmp_path / "engine.sock") as engine, Client(world.ports[0]) as client:
         monkeypatch.setenv("DOCKER_HOST", engine.host)
         process = world.stopped(world.candidate(GOOD), "after published")
         engine.gone()
         process.send_signal(signal.SIGCONT)
         failed = world.ended(process)
-        container = world.record().handle
+        assert world.record() == old
         engine.back()
         done = world.deploy(GOOD)
         eventually(lambda: client.models[-1:] == [GOOD])
-    world.tell("the engine goes away half-way", "the next run", done["recovery"], client, done["seconds"])
+        assert servers(world) == [present(world).name]
+    fault = "the engine goes away in a takeover"
+    world.tell(fault, "the next run", done["recovery"], client, done["seconds"])
     assert "no Docker engine answers" in failed["message"]
     assert f"version {highest + 1} is withdrawn; version {before[-1]} answers" in done["recovery"]
-    assert done["version"] == highest + 2 == world.numbers()[-1]
-    assert world.record().handle == container
-    assert client.failures == [] and set(client.models) <= {GOOD, BETTER}
+    assert done["version"] == highest + 2
+    assert world.record().handle != old.handle
+    assert client.failures == []
 
 
 @relayed

@@ -33,7 +33,7 @@ def serve(planned: ServerRecord, version: int, deadline: Deadline, log: Path, pr
     is just waited for.
     Raises DeployFailed with the server's last log lines, and what `prove` raises.
     """
-    running = of_model(planned)
+    running = _present(planned)
     if running is not None and _is_as(running, planned):
         _let_clients_in(running)
         model_servers.wait_until_live(running, version, deadline, log)
@@ -94,6 +94,18 @@ def of_model(planned: ServerRecord) -> ServerRecord | None:
     if running is not None:
         server_records.set_aside(running)
     return model_servers.noted(planned, handle)
+
+
+def _present(planned: ServerRecord) -> ServerRecord | None:
+    """Return the same; a container that is as planned needs no engine to take a new version."""
+    try:
+        return of_model(planned)
+    except EnvironmentFault:
+        running = model_servers.running(planned.model_name)
+        alone = server_records.read_replaced(planned.model_name) is None
+        if running is not None and _is_as(running, planned) and alone:
+            return running
+        raise
 
 
 def _is_replaced(model_name: str, handle: str) -> bool:
