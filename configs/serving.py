@@ -161,9 +161,9 @@ class ServerConfig(Slice):
     network: Literal["relayed", "published", "host"] = "relayed"
     """How a container is reached. `relayed`: by a relay (HAProxy) that publishes its ports, in a network
     without a way out; a changed image or flag takes over without a gap. `published`: its own ports are, and
-    there is no relay to pass; a changed image or flag leaves a gap of seconds. `host`: in the machine's
-    network, listening on 127.0.0.1: no relay and no gap, but the model's code can reach whatever else
-    listens there."""
+    there is no relay to pass (0.1 ms); a changed image or flag leaves a gap of seconds. `host`: in the
+    machine's network, listening on 127.0.0.1: no relay and no gap, but the model's code can reach whatever
+    else listens there."""
 
     address: IPv4Address = IPv4Address("127.0.0.1")
     """Address of this machine that a container's ports are published on; 0.0.0.0 is all of them. One that
