@@ -127,7 +127,8 @@ def _folder(model_name: str) -> Path:
 def _write_config(model_name: str, server: str) -> None:
     """Write what a relay that the engine starts again is to pass on to. Readable by the relay's user."""
     file = _folder(model_name) / _CONFIG
-    durable_files.write(file, f"global\n    setenv SERVER {server}\n".encode(), synced=False)
+    if passes_to(model_name) != server:  # a full disk is no reason not to go back to the one of before
+        durable_files.write(file, f"global\n    setenv SERVER {server}\n".encode(), synced=False)
     file.parent.chmod(0o755)
     file.chmod(0o644)
 
