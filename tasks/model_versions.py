@@ -35,6 +35,11 @@ _ORIGIN = ".slipway-run.json"
 _LOCK_TIMEOUT_SECONDS = 30.0
 
 
+def is_saved_model(folder: Path) -> bool:
+    """Say whether the folder holds a SavedModel, as bytes or as text."""
+    return any((folder / file).is_file() for file in ("saved_model.pb", "saved_model.pbtxt"))
+
+
 def versions(base: Path) -> dict[int, Path]:
     """Return the versions under `base`, number to folder, in rising order. A missing base has none."""
     if not base.is_dir():

@@ -17,7 +17,6 @@ from tasks.answers import kept_answers
 from tasks.artifacts import Difference, OutputDifference, VersionDifferences
 from tasks.exports import extra_assets
 
-_SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _NO_FACTS = {"metrics", "checks", "verdict", "pipeline", "warmup"}
 
 
@@ -45,7 +44,7 @@ def _folder(pipeline: Pipeline, named: str) -> Path:
     if named.isdigit() and int(named) in there:
         return there[int(named)]
     folder = Path(os.path.abspath(Path(named).expanduser()))
-    if not named.isdigit() and any((folder / file).is_file() for file in _SAVED_MODEL):
+    if not named.isdigit() and model_versions.is_saved_model(folder):
         return folder
     base = pipeline.model_base_path
     raise ConfigError(

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.tools import inspect_checkpoint, saved_model_cli
 
+from tasks import model_versions
 from tasks.artifacts import Inspection
 from tasks.errors import ConfigError, ModelError
 from tasks.estimators.checkpoints import damage, prefix_at
@@ -23,7 +24,7 @@ def run(_progress: Callable[[Mapping[str, Any]], None], path: Path, values: Sequ
 
     Raises ConfigError where it is neither, or has no such variable; ModelError where it is damaged.
     """
-    if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
+    if model_versions.is_saved_model(path):
         shown = [*_saved_model(path), *(_values(_prefix(path), values) if values else ())]
         return Inspection("SavedModel", path, "\n".join(shown))
     prefix = _prefix(path)
