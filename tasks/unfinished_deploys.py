@@ -40,10 +40,12 @@ def left() -> list[Pipeline]:
 
 
 def _is_left(name: str) -> bool:
+    if deploy_journal.file(name).is_file():
+        return True
     record = server_records.read(name)
-    ours = record is not None and bool(record.handle) and record.target != "external"
-    gone = record is not None and ours and not model_servers.is_alive(record)
-    return gone or deploy_journal.file(name).is_file()
+    if record is None or not record.handle or record.target == "external":
+        return False
+    return not model_servers.is_alive(record)
 
 
 def _configurations(folder: Path) -> list[Path]:

@@ -25,8 +25,10 @@ def started(planned: ServerRecord, role: LoneRole) -> Iterator[ServerRecord]:
     rest_port = model_servers.choose_port(0, None, taken=grpc_port)
     here = server_records.LOOPBACK
     network = "published" if planned.network == "relayed" else planned.network
-    alone = replace(planned, grpc_port=grpc_port, rest_port=rest_port, address=here, host=here)
-    alone = replace(alone, network=network, relay="", handle="")
+    alone = replace(
+        planned, grpc_port=grpc_port, rest_port=rest_port, address=here, host=here, network=network,
+        relay="", handle="",
+    )  # fmt: skip
     server_records.write_lone(alone, role)
     try:
         alone = model_servers.start_lone(alone, role)

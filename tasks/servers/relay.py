@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import Mount
 
@@ -22,7 +22,7 @@ from configs.home import home, servers_folder
 from tasks import durable_files
 from tasks.errors import DeployFailed
 from tasks.servers import server_image
-from tasks.servers.server_image import engine
+from tasks.servers.server_image import engine, find
 from tasks.servers.server_records import LOOPBACK, ServerRecord
 
 GRPC_PORT, REST_PORT = 8500, 8501
@@ -69,7 +69,7 @@ def stand_before(record: ServerRecord, server: str) -> None:
     DeployFailed where a relay cannot be started, or does not find the server.
     """
     client = engine()
-    container = _find(client, record.model_name)
+    container = find(client, name(record.model_name))
     if container is not None and container.labels.get(_PLACE) != _place(record):
         stop(record.model_name)
         container = None
@@ -93,7 +93,7 @@ def passes_to(model_name: str) -> str:
 
 def is_running(model_name: str) -> bool:
     """Say whether clients are let in."""
-    container = _find(engine(), model_name)
+    container = find(engine(), name(model_name))
     return container is not None and container.status == "running"
 
 
@@ -110,13 +110,13 @@ def connections(model_name: str, server: str) -> int:
 def stop(model_name: str) -> None:
     """Have no relay of the model; the network goes with the last one."""
     client = engine()
-    container = _find(client, model_name)
+    container = find(client, name(model_name))
     if container is not None:
         container.remove(force=True)
     shutil.rmtree(_folder(model_name), ignore_errors=True)
     try:
         client.networks.get(network()).remove()
-    except (NotFound, APIError):  # somebody is in it
+    except APIError:  # somebody is in it, or it is not there
         pass
 
 
@@ -185,7 +185,7 @@ def _run(container: Container) -> None:
 
 def _ordered(model_name: str, *command: str) -> str:
     """Have the relay's control.py do something, and return what it prints. Raises DeployFailed."""
-    container = _find(engine(), model_name)
+    container = find(engine(), name(model_name))
     if container is None:
         raise DeployFailed(f"relay {name(model_name)} is gone")
     try:
@@ -197,10 +197,3 @@ def _ordered(model_name: str, *command: str) -> str:
         log = container.logs(tail=5).decode(errors="replace")
         raise DeployFailed(f"relay {container.name}: {command[0]}: {text.strip()}", f"its log:\n{log}")
     return text
-
-
-def _find(client: docker.DockerClient, model_name: str) -> Container | None:
-    try:
-        return client.containers.get(name(model_name))
-    except NotFound:
-        return None

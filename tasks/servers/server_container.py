@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, NotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import Mount
 
@@ -17,7 +17,7 @@ from configs.home import home
 from tasks.artifacts import ContainerLimits
 from tasks.errors import DeployFailed
 from tasks.servers import model_status, relay
-from tasks.servers.server_image import engine
+from tasks.servers.server_image import engine, find
 from tasks.servers.server_records import LoneRole, ServerRecord
 
 TLS_INSIDE = "/tls/ssl_config"
@@ -195,14 +195,6 @@ def keep_running(container_id: str) -> None:
     container = find(engine(), container_id)
     if container is not None:
         container.update(restart_policy=_RESTARTED)
-
-
-def find(client: docker.DockerClient, container_id: str) -> Container | None:
-    """Return the container, running or not."""
-    try:
-        return client.containers.get(container_id)
-    except NotFound:
-        return None
 
 
 def is_running(record: ServerRecord) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
 
 from tasks.errors import EnvironmentFault, ImageUnavailable
 
@@ -39,6 +40,14 @@ def engine() -> docker.DockerClient:
             "start one, or set deployment.target to process (or auto)",
         ) from None
     return client
+
+
+def find(client: docker.DockerClient, container: str) -> Container | None:
+    """Return the container of this id or name, running or not."""
+    try:
+        return client.containers.get(container)
+    except NotFound:
+        return None
 
 
 def ensure(client: docker.DockerClient, image: str | None, tell: Tell) -> str:
