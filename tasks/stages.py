@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.utilities.annotations import opaque
 
 from tasks.errors import disk_full, is_disk_full
 from tasks.runs.run_records import current_record
@@ -21,6 +22,27 @@ _last_logged = 0.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Stage(Task[P, R]):
+    """A Prefect task whose arguments Prefect links to the tasks they came from, and does not look into.
+
+    Prefect walks every argument for futures, by `dict()` of each pydantic model. That takes a slice with a
+    field `keys` (a crossed column's) for a mapping and fails; and no argument of a stage holds a future.
+    """
+
+    def __init__(self, function: Callable[P, R], **options: Any) -> None:
+        super().__init__(function, **options)
+        self._options = options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the stage in the current flow run."""
+        unwalked: Callable[..., Any] = super().__call__
+        return unwalked(*map(opaque, args), **{name: opaque(value) for name, value in kwargs.items()})
+
+    def with_options(self, **options: Any) -> Stage[P, R]:
+        """Return a copy with these options; Prefect's own would be a plain Task."""
+        return Stage(self.fn, **{**self._options, **options})
 
 
 def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -48,7 +70,7 @@ def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Cal
             get_run_logger().info(entry.proved)
             return artifact
 
-        return task(name=name, task_run_name=run_name, cache_policy=NO_CACHE)(recorded)
+        return Stage(recorded, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
 
     return decorate
 
