@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tensorflow.core.framework import types_pb2
 
 from configs.schema import DataConfig
@@ -32,7 +33,9 @@ def run(
         answer = ask(records)
     if version is not None and answer.version != version:
         raise SmokeTestFailed(f"{grpc}: version {answer.version} answers, not {version}")
-    return Probe(answer.version, tuple(_shown(api, answer, index) for index in range(len(records))))
+    return Probe(
+        answer.version, tuple(_shown(api, answer, index, len(records)) for index in range(len(records)))
+    )
 
 
 def _default(client: ServingClient) -> Signature:
@@ -48,11 +51,28 @@ def _receiver(definition: Any) -> Literal["parsing", "raw"]:
     return "parsing" if one_string else "raw"
 
 
-def _shown(api: str, answer: Answer, index: int) -> str:
+def _shown(api: str, answer: Answer, index: int, examples: int) -> str:
     if api == "Classify":
-        scores = answer.outputs["scores"][index]
-        best = int(scores.argmax())
-        label = answer.outputs["classes"][index][best].decode() or str(best)
-        return f"Classify example {index}: {label} (score {scores[best]:.4f})"
-    values = ", ".join(f"{alias} {array[index].tolist()}" for alias, array in sorted(answer.outputs.items()))
+        return f"Classify example {index}: {_best(answer, index)}"
+    rows = {
+        alias: array[index] if len(np.atleast_1d(array)) == examples else array  # else the same for all
+        for alias, array in sorted(answer.outputs.items())
+    }
+    values = ", ".join(f"{alias} {_readable(np.asarray(row).tolist())}" for alias, row in rows.items())
     return f"{api} example {index}: {values}"
+
+
+def _best(answer: Answer, index: int) -> str:
+    """Return the label of the highest score; a head may export only scores, or only labels."""
+    labels, scores = answer.outputs["classes"][index], answer.outputs["scores"][index]
+    if any(labels) and not np.any(scores):
+        return ", ".join(str(_readable(label)) for label in labels)
+    best = int(scores.argmax())
+    return f"{_readable(labels[best]) or best} (score {scores[best]:.4f})"
+
+
+def _readable(value: Any) -> Any:
+    """Return nested lists with text in place of bytes."""
+    if isinstance(value, list):
+        return [_readable(each) for each in value]
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
