@@ -65,6 +65,12 @@ class RunDisplay:
     ) -> None:
         self._live.stop()
 
+    def prepare(self, text: str) -> None:
+        """Show what the run waits for before its first stage."""
+        self._live.update(self._rows["prefect"], text=text)
+        if time.monotonic() - self._last_plain >= _PLAIN_PROGRESS_SECONDS:
+            self._plain(f"prefect: {text}")
+
     def watch(self, event: Event) -> None:
         """Take an event of the run."""
         if event.kind == "run_ended":

@@ -20,7 +20,7 @@ from configs.errors import ConfigError, SlipwayError
 from configs.home import home
 from configs.loading import Pipeline, load_pipeline
 from configs.references import require_callables
-from flows import made_of
+from flows import ephemeral_server, made_of
 from flows.display import RunDisplay, print_error, print_verdict
 from flows.reports import Reports
 from tasks import model_versions, tensorflow_process
@@ -59,7 +59,7 @@ def run_flow(
     tensorflow_process.prepare()  # it imports TensorFlow while Prefect starts
     resumed = None if resume is None else run_id
     with RunDisplay(console) as display, run_records.watched_by(display.watch):
-        failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed, dry_run), verbose)
+        failure = _call(flow_name, (pipeline, dict(overrides), run_id, resumed, dry_run), verbose, display)
     verdict = display.verdict or _refused(loaded.config.name, failure or RuntimeError("no verdict"))
     _conclude(loaded, pipeline, verdict, time.monotonic() - started)
     if display.verdict is not None and isinstance(failure, httpx.HTTPError):
@@ -78,7 +78,9 @@ def _begun(pipeline: str, overrides: Mapping[str, Any], resume: str | None) -> t
     return found.pipeline, found.run.run_id
 
 
-def _call(flow_name: str, parameters: tuple[Any, ...], verbose: bool) -> BaseException | None:
+def _call(
+    flow_name: str, parameters: tuple[Any, ...], verbose: bool, display: RunDisplay
+) -> BaseException | None:
     """Run the flow; return what it raised. Its verdict comes by `watch`."""
     import configs.environment  # noqa: F401  (sets what Prefect reads when it is imported)
 
@@ -86,6 +88,7 @@ def _call(flow_name: str, parameters: tuple[Any, ...], verbose: bool) -> BaseExc
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     try:
         flow = getattr(importlib.import_module(f"flows.{flow_name}"), flow_name)
+        ephemeral_server.require_api(display.prepare)
         flow(*parameters, return_state=True)
     except (Exception, KeyboardInterrupt) as error:
         return error
