@@ -51,7 +51,7 @@ FEW_COLUMNS = {
     "Linear": FEW_LINEAR,
     "DNNLinearCombined": {"linear": FEW_LINEAR, "dnn": FEW_DENSE},
 }
-"""A numeric and a crossed column: a graph of every kind takes seconds to build, so only classifiers have it."""
+"""A numeric and a crossed column: a graph of every kind takes seconds to build; classifiers have it."""
 LABELS = {
     "class": {"y": "int64"},
     "number": {"y": "float32"},
@@ -148,7 +148,7 @@ def verdicts(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_it_trains_exports_and_validates(
     verdicts: dict[str, Any], estimator: str, head: str | None, optimizer: Any
 ) -> None:
-    """With feature columns, crossed ones among them, through Prefect's engine; classifiers with every kind."""
+    """With feature columns (classifiers: of every kind), crossed ones among them, through the engine."""
     verdict = verdicts[_named(estimator, head)]
     assert verdict["error"] is None
     assert verdict["outcome"] == "trained"
