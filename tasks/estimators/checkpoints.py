@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+from tensorflow.python.trackable.base import OBJECT_GRAPH_PROTO_KEY
 
 from tasks.errors import ModelError
 
@@ -25,11 +28,24 @@ def saved(model_dir: Path) -> dict[int, Path]:
     return {int(step): steps[step] for step in sorted(filter(str.isdigit, steps), key=int)}
 
 
+def keys(reader: Any) -> dict[str, str]:
+    """Return variable name to the key of its value in a checkpoint; the same unless that is object-based.
+
+    `model_to_estimator` writes object-based ones by default: keys are paths in the Keras model
+    (`layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE`), and the names are in a graph of objects.
+    """
+    if not reader.has_tensor(OBJECT_GRAPH_PROTO_KEY):
+        return {name: name for name in reader.get_variable_to_shape_map()}
+    graph = TrackableObjectGraph.FromString(reader.get_tensor(OBJECT_GRAPH_PROTO_KEY))
+    values = [attribute for node in graph.nodes for attribute in node.attributes]
+    return {value.full_name or value.checkpoint_key: value.checkpoint_key for value in values}
+
+
 def step_of(prefix: Path) -> int:
-    """Return the global step that is stored in a checkpoint; 0 where none is."""
+    """Return the global step that is stored in a checkpoint; 0 if there is none."""
     reader = tf.train.load_checkpoint(str(prefix))
-    step = tf.compat.v1.GraphKeys.GLOBAL_STEP
-    return int(reader.get_tensor(step)) if reader.has_tensor(step) else 0
+    key = keys(reader).get(tf.compat.v1.GraphKeys.GLOBAL_STEP)
+    return int(reader.get_tensor(key)) if key is not None else 0
 
 
 def damage(prefix: Path) -> str | None:

@@ -16,7 +16,7 @@ from configs.training import TrainingConfig, WarmStartConfig
 from tasks import durable_files
 from tasks.artifacts import Run
 from tasks.errors import ModelError
-from tasks.estimators.checkpoints import damage, prefix_at
+from tasks.estimators.checkpoints import damage, keys, prefix_at
 
 _KEY = "training.warm_start"
 _RECORD = "warm_start.json"
@@ -185,10 +185,11 @@ class WarmStart(tf.estimator.SessionRunHook):  # type: ignore[misc]
         durable_files.write(
             self._model_dir / _RECORD, json.dumps({"proved": planned.proved(self._origin)}).encode()
         )
+        stored_keys = keys(tf.train.load_checkpoint(str(self._prefix)))
         for name, stored in planned.restored.items():
             slices = variables[name]
             target = slices if slices[0]._save_slice_info else slices[0]
-            tf.compat.v1.train.init_from_checkpoint(str(self._prefix), {stored: target})
+            tf.compat.v1.train.init_from_checkpoint(str(self._prefix), {stored_keys[stored]: target})
 
 
 def proved(model_dir: Path) -> str:
@@ -203,7 +204,7 @@ def _stored(prefix: Path) -> dict[str, Form]:
     reader = tf.train.load_checkpoint(str(prefix))
     dtypes = reader.get_variable_to_dtype_map()
     shapes = reader.get_variable_to_shape_map()
-    return {name: Form(tuple(shape), dtypes[name].name) for name, shape in sorted(shapes.items())}
+    return {name: Form(tuple(shapes[key]), dtypes[key].name) for name, key in sorted(keys(reader).items())}
 
 
 def _variables() -> dict[str, list[Any]]:
