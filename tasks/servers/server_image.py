@@ -94,7 +94,7 @@ def _base_image(client: docker.DockerClient) -> str:
     if chosen is None and _is_here(client, LOCAL_BASE):
         return LOCAL_BASE
     base = chosen or PUBLIC_BASE
-    _find_or_pull(client, base, "run `make base-image`, which makes a base from Debian packages")
+    _find_or_pull(client, base, "`make base-image` makes one from Debian packages")
     return base
 
 
@@ -105,8 +105,15 @@ def _find_or_pull(client: docker.DockerClient, image: str, hint: str) -> None:
         repository, _, tag = image.partition(":")
         client.images.pull(repository, tag or "latest")
     except (APIError, DockerException) as error:
-        reason = getattr(error, "explanation", None) or error
-        raise ImageUnavailable(f"image {image} is not here and cannot be pulled: {reason}", hint) from None
+        reason = _cause(str(getattr(error, "explanation", None) or error))
+        raise ImageUnavailable(f"there is no image {image}, and {reason}", hint) from None
+
+
+def _cause(explanation: str) -> str:
+    """Return in a few words why a pull failed; engines answer with a chain of lookups and addresses."""
+    if re.search(r"\b(lookup|dial tcp|proxyconnect|timeout|deadline exceeded|EOF|tls|x509)\b", explanation):
+        return "no image registry can be reached"
+    return f"pulling it failed: {explanation.strip().splitlines()[0].rpartition(': ')[2][:100]}"
 
 
 def _inputs_hash(client: docker.DockerClient, base: str, context: Path) -> str:
