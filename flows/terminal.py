@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from flows.reports import Reports
 from tasks import model_versions, tensorflow_process
 from tasks.artifacts import Inspection, Probe, Verdict
 from tasks.exports import extra_assets
-from tasks.runs import run_folders, run_records
+from tasks.runs import run_folders, run_records, tracebacks
 from tasks.runs.resumable_runs import resumption
 from tasks.runs.verdicts import exit_code
 from tasks.servers import model_servers, model_status, server_records
@@ -99,7 +100,8 @@ def _call(
 
 def _refused(pipeline: str, error: BaseException) -> Verdict:
     """Return the verdict of a run that never began."""
-    record = run_records.RunRecord(pipeline=pipeline, error=error)
+    file = home() / "defects" / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}.txt"
+    record = run_records.RunRecord(pipeline=pipeline, error=error, traceback=tracebacks.write(error, file))
     return record.verdict()
 
 

@@ -163,6 +163,16 @@ class TestStates:
         file = told["home"] / "runs" / "small" / flow.replace("_", "-") / "verdict.json"
         assert json.loads(file.read_text())["outcome"] == outcome
 
+    def test_a_defect_leaves_its_traceback_in_the_runs_folder(self, told: dict[str, Any]) -> None:
+        """The hint names the file; an error of ours needs none."""
+        folder = told["home"] / "runs" / "small" / "broken"
+        verdict = json.loads((folder / "verdict.json").read_text())
+        file = folder / "logs" / "traceback.txt"
+        assert verdict["error"]["hint"] == f"a defect: please report it, with {file}"
+        text = file.read_text()
+        assert "tests/tiny_flows.py" in text and text.endswith("ZeroDivisionError: a defect\n")
+        assert not (told["home"] / "runs" / "small" / "rejected" / "logs" / "traceback.txt").exists()
+
     def test_a_dry_run_ends_before_anything_is_published(self, told: dict[str, Any]) -> None:
         """What comes after its end is not run, and nothing is told of the night."""
         verdict = json.loads((told["home"] / "runs" / "small" / "checked" / "verdict.json").read_text())

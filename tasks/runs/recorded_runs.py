@@ -19,7 +19,7 @@ from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
 from tasks.reports import prefect_artifacts, run_events, run_metrics
-from tasks.runs import run_folders, run_records, told_verdicts
+from tasks.runs import run_folders, run_records, told_verdicts, tracebacks
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption
 from tasks.runs.run_folders import FlowRun
@@ -125,6 +125,7 @@ def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:
         pass
     except BaseException as error:
         this.record.error = error
+        this.record.traceback = tracebacks.write(error, this.run.folder / "logs" / tracebacks.NAME)
         raise
     finally:
         _conclude(this)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from tasks.artifacts import (
@@ -74,6 +75,8 @@ class RunRecord:
     skipped: bool = False
     """Whether there was nothing new to train on."""
     error: BaseException | None = None
+    traceback: Path | None = None
+    """The file with the error's traceback, if it is a defect."""
     watchers: tuple[Watcher, ...] = ()
     finished: FinishedStages | None = None
     """What stages came to, kept for a resumed run; None where a stage is run alone."""
@@ -134,7 +137,7 @@ class RunRecord:
             ),
             checks=tuple(self.checks),
             metrics=self.metrics,
-            error=_described(self.error) if self.error else None,
+            error=_described(self.error, self.traceback) if self.error else None,
             baseline=self.baseline,
             slices=self.slices,
             pictures=tuple(self.pictures),
@@ -167,11 +170,12 @@ def _ending(error: BaseException) -> tuple[str, str]:
     return "interrupted", type(error).__name__
 
 
-def _described(error: BaseException) -> dict[str, str]:
+def _described(error: BaseException, traceback: Path | None) -> dict[str, str]:
     if isinstance(error, SlipwayError):
         return {"class": type(error).__name__, "message": error.message, "hint": error.hint}
     if isinstance(error, Exception):
-        return {"class": type(error).__name__, "message": str(error), "hint": "a defect: please report it"}
+        hint = f"a defect: please report it, with {traceback}" if traceback else "a defect: please report it"
+        return {"class": type(error).__name__, "message": str(error), "hint": hint}
     return {
         "class": "Interrupted",
         "message": f"the run was interrupted ({type(error).__name__})",
