@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from configs.slices import Reference, Slice, Tolerance
+from configs.answers import Tolerance
+from configs.slices import Reference, Slice
 
 
 def _receiver_form(value: Any) -> str:
@@ -40,9 +41,6 @@ def _stays_inside(destination: str) -> str:
 
 
 ExtraAsset = Annotated[str, AfterValidator(_stays_inside)]
-
-
-BatchSize = PositiveInt | Literal["all"]
 
 
 class ExportConfig(Slice):
@@ -122,7 +120,7 @@ class ValidationInput(Slice):
     """Output to the array that it must equal: `file.npy` or `file.npz[key]`, relative to the YAML."""
 
     tolerance: Tolerance | None = None
-    """How far an output may lie from that; by default `validation.tolerance`."""
+    """How far an output may lie from that. Default: that of `answers`, without demanding the same bits."""
 
     outdir: str | None = None
     """Folder that outputs are saved in as `<output>.npy`, relative to the YAML; by default in the run's."""
@@ -141,16 +139,6 @@ class ValidationInput(Slice):
 
 class ValidationConfig(Slice):
     """The exported SavedModel, run in a fresh process on held-out tf.Examples."""
-
-    samples: PositiveInt = 64
-    """Most examples of the sample split that are run."""
-
-    batch_sizes: Annotated[tuple[BatchSize, ...], Field(min_length=1)] = (1, 2, 8, "all")
-    """Batch sizes in which every signature runs over the samples."""
-
-    tolerance: Tolerance = "exact"
-    """How far an output may lie from what `estimator.predict` says: `exact`, `{ulps: 4}` or
-    `{rtol: 1e-5}`."""
 
     inputs: tuple[ValidationInput, ...] = ()
     """Inputs of your own, and what they must answer, in the forms of `saved_model_cli run`."""

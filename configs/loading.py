@@ -191,8 +191,12 @@ def _override(values: dict[str, Any], key_path: str, value: Any) -> None:
     *parents, last = key_path.split(".")
     for key in parents:
         child = target.get(key, {})
+        if isinstance(child, list):
+            raise ConfigError(
+                f"--set {key_path}: {key!r} is a list in the file, expected a mapping: {child!r}"
+            )
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {key_path}: {key!r} is not a mapping in the file, but {child!r}")
+            child = {}  # `tolerance: auto` becomes `tolerance: {rtol: …}`
         target[key] = dict(child)  # a copy: by a YAML alias the same mapping may stand elsewhere too
         target = target[key]
     target[last] = value

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from configs.answers import AnswersConfig, Near, Tolerance, Ulps
 from configs.data import DataConfig, SplitConfig
 from configs.export import ExportConfig, ValidationConfig, ValidationInput
 from configs.home import default_model_base_path
@@ -27,11 +28,12 @@ from configs.serving import (
     ServerConfig,
     SmokeTestConfig,
 )
-from configs.slices import Rtol, Slice, Tolerance, Ulps
+from configs.slices import Slice
 from configs.training import EvaluationConfig, Threshold, TrainingConfig
 
 __all__ = [
     "OWN_FLAGS",
+    "AnswersConfig",
     "CanaryConfig",
     "DataConfig",
     "DeploymentConfig",
@@ -42,9 +44,9 @@ __all__ = [
     "LimitsConfig",
     "ModelConfig",
     "Name",
+    "Near",
     "PipelineConfig",
     "Recipe",
-    "Rtol",
     "ServerConfig",
     "SmokeTestConfig",
     "SplitConfig",
@@ -91,6 +93,7 @@ class PipelineConfig(Slice):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
+    answers: AnswersConfig = AnswersConfig()
     validation: ValidationConfig = ValidationConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     server: ServerConfig = ServerConfig()
@@ -157,11 +160,6 @@ class PipelineConfig(Slice):
     def recipe(self) -> Recipe:
         """What the Estimator is made of."""
         return Recipe(model=self.model, data=self.data, training=self.training, evaluation=self.evaluation)
-
-    @property
-    def samples(self) -> int:
-        """Most examples of the sample split that any stage asks about."""
-        return max(self.validation.samples, self.smoke_test.samples)
 
     def model_base_path(self, folder: Path) -> Path:
         """Return the absolute folder of versions; `folder` is the one that holds the YAML."""

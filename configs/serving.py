@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
-from configs.slices import Slice, Tolerance
+from configs.slices import Slice
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
@@ -213,13 +213,6 @@ class ServerConfig(Slice):
 
 class SmokeTestConfig(Slice):
     """Questions put to the new version over real gRPC, before it is trusted."""
-
-    samples: PositiveInt = 64
-    """Most examples of the sample split that are asked for."""
-
-    tolerance: Tolerance = "exact"
-    """How far a served number may lie from the offline one, and from the one that the export gave in
-    process: `exact`, `{ulps: 4}` or `{rtol: 1e-5}`."""
 
     latency_requests: Annotated[int, Field(ge=20)] = 200
     """Requests of one example, one after the other, from which p50 and p99 are taken."""

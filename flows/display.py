@@ -33,6 +33,7 @@ _OUTCOMES = {
     "failed": "[bold red]failed[/]",
 }
 _PLAIN_PROGRESS_SECONDS = 5.0
+_MOST_MISSED = 8
 
 
 class RunDisplay:
@@ -151,16 +152,19 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _print_missed(console: Console, missed: list[Check]) -> None:
-    if not missed:
-        return
-    table = Table(show_edge=False, pad_edge=False, header_style="dim")
-    for column in ("check that failed", "rule", "observed", "limit", "served now"):
-        table.add_column(column, overflow="fold")
-    for check in missed:
-        numbers = (shown(check.observed), shown(check.limit), shown(check.baseline))
-        table.add_row(*map(Text, (check.name, check.rule, *numbers)))
-    console.print()
-    console.print(table)
+    """Print each check that failed as a block of lines that wrap between words, whatever the width."""
+    for check in missed[:_MOST_MISSED]:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column()
+        baseline = [("live version", shown(check.baseline))] if check.baseline is not None else []
+        rows = [("rule", check.rule), ("observed", shown(check.observed)), ("limit", shown(check.limit))]
+        for name, value in rows + baseline:
+            grid.add_row(f"    {name}", Text(value))
+        console.print(Text.assemble("\n", ("✗ ", "yellow"), (check.name, "bold")))
+        console.print(grid)
+    if len(missed) > _MOST_MISSED:
+        console.print(f"\nand {len(missed) - _MOST_MISSED} more checks that failed, in verdict.json")
 
 
 def print_error(console: Console, error: Mapping[str, str]) -> None:

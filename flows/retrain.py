@@ -45,8 +45,8 @@ def retrain(
         examples = ingest(config.data, run)
         this.ends_if_needless(check_data(config.data.gates, examples, run))
         checkpoint = train(config.recipe, config.export.checkpoint, examples, run)
-        evaluated = evaluate(config.recipe, examples, checkpoint, run)
-        candidate = export(config.recipe, config.export, examples, checkpoint, evaluated, config.samples, run)
+        evaluated = evaluate(config.recipe, config.answers, examples, checkpoint, run)
+        candidate = export(config.recipe, config.export, config.answers, examples, checkpoint, evaluated, run)
         validate(config.validation, config.data, candidate, run)
     return this.state()
 

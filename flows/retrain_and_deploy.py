@@ -58,8 +58,8 @@ def retrain_and_deploy(
         examples = ingest(config.data, run)
         this.ends_if_needless(check_data(config.data.gates, examples, run))
         checkpoint = train(config.recipe, config.export.checkpoint, examples, run)
-        evaluated = evaluate(config.recipe, examples, checkpoint, run)
-        candidate = export(config.recipe, config.export, examples, checkpoint, evaluated, config.samples, run)
+        evaluated = evaluate(config.recipe, config.answers, examples, checkpoint, run)
+        candidate = export(config.recipe, config.export, config.answers, examples, checkpoint, evaluated, run)
         validate(config.validation, config.data, candidate, run)
         canary(config.deployment, config.smoke_test, config.data, candidate, target, config.golden, run)
         with undone_on_failure(config.deployment, config.smoke_test, run):

@@ -29,6 +29,11 @@ class Run:
         """The Estimator's model_dir: checkpoints and event files."""
         return self.folder / "checkpoints"
 
+    @property
+    def first_predictions(self) -> Path:
+        """What `estimator.predict` answered when the model was evaluated, to be compared at export."""
+        return self.folder / "first-predictions"
+
     def log(self, stage: str) -> Path:
         """Return the file that holds what a stage's process prints."""
         return self.folder / "logs" / f"{stage}.log"
@@ -239,6 +244,11 @@ class Signature:
     receiver: Literal["parsing", "raw"] = "parsing"
     """What it takes in: serialized tf.Examples, or tensors of the features."""
 
+    def is_batched(self, alias: str) -> bool:
+        """Return whether an output has a row for each example: its first dimension is not fixed."""
+        shape = self.outputs.get(alias, "").partition("[")[2]
+        return not shape[:1].isdigit() and shape != "]"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -290,7 +300,7 @@ class OutputDifference:
     output: str
     examples: int
     differing: int
-    """Examples whose answers are not equal."""
+    """Examples whose answers differ by more than rounding (the limits of the second version)."""
     largest: float | None
     """Largest absolute difference of any number; None where they are no numbers."""
     furthest: tuple[AnswerDifference, ...]
@@ -322,14 +332,15 @@ class Validation:
 
     checks: tuple[Check, ...]
     numbers: int
-    """How many output numbers were compared with `estimator.predict`'s."""
+    """Number of output values compared with those of `estimator.predict`."""
+    answers: str
+    """How far they are from them, and how far they may be."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result in a sentence."""
         own = sum(check.name.startswith("validation.inputs") for check in self.checks)
-        runs = len(self.checks) - own
         also = f"; {own} check(s) of validation.inputs" if own else ""
-        return f"{self.numbers:,} numbers of {runs} signature runs equal estimator.predict's{also}"
+        return f"estimator.predict: {self.answers}{also}"
 
 
 @dataclass(frozen=True)
@@ -338,13 +349,15 @@ class Canary:
 
     checks: tuple[Check, ...] = ()
     numbers: int = 0
-    """How many served numbers were compared."""
+    """Number of served values compared."""
+    answers: str = ""
+    """How far they are from the offline ones, and how far they may be."""
     skipped: str = ""
-    """Why it was not asked; "" where it was."""
+    """Why there was no canary; empty if there was one."""
 
     def proved(self) -> str:
-        """Say what this proves."""
-        return self.skipped or f"in a server of its own {self.numbers:,} numbers equal the offline ones"
+        """Return the stage's result in a sentence."""
+        return self.skipped or f"in a separate server: {self.answers}"
 
 
 @dataclass(frozen=True)
@@ -422,17 +435,16 @@ class SmokeTest:
 
     checks: tuple[Check, ...]
     numbers: int
-    """How many served numbers were compared."""
+    """Number of served values compared."""
+    answers: str
+    """How far they are from the offline ones, and how far they may be."""
     latency_p50_ms: float
     latency_p99_ms: float
     pictures: tuple[Picture, ...] = ()
 
     def proved(self) -> str:
-        """Say what this proves."""
-        return (
-            f"{self.numbers:,} served numbers equal the offline ones; "
-            f"p50 {self.latency_p50_ms:.1f} ms, p99 {self.latency_p99_ms:.1f} ms"
-        )
+        """Return the stage's result in a sentence."""
+        return f"{self.answers}; p50 {self.latency_p50_ms:.1f} ms, p99 {self.latency_p99_ms:.1f} ms"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ SlipwayError                    exit 1: the run failed; the version before still
 │   ├── VersionExists           the version number is taken
 │   ├── DeployFailed            the server did not come up with the new version, in time or at all
 │   └── SmokeTestFailed         the server answered wrongly, late, or with another version
+│       └── AnswersDiffer       it answered, with the right version, with other numbers than expected
 └── RetryableError              the same again may well succeed: retried by the flow
     └── ProcessDied             a TensorFlow process was killed or crashed
         └── ProcessStalled      it made no step for too long, and was killed
@@ -27,6 +28,7 @@ from tasks.artifacts import Check
 
 __all__ = [
     "AlreadyRunning",
+    "AnswersDiffer",
     "CheckedError",
     "ConfigError",
     "DataError",
@@ -100,6 +102,10 @@ class DeployFailed(PermanentError):
 
 class SmokeTestFailed(CheckedError, PermanentError):
     """The server answered wrongly, late, or with another version."""
+
+
+class AnswersDiffer(SmokeTestFailed):
+    """The right version answered every request, finitely and in the right form, but with other numbers."""
 
 
 class ProcessDied(RetryableError):

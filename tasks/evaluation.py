@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.home import runs_folder
 from configs.loading import load_pipeline
-from configs.schema import Recipe
+from configs.schema import AnswersConfig, Recipe
 from tasks import model_versions, tensorflow_process, thresholds
 from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
 from tasks.estimators import gpu_slots
@@ -18,7 +18,9 @@ from tasks.stages import report, stage
 
 
 @stage("evaluate", run_name="evaluate {run.pipeline} at step {checkpoint.global_step}", resumable=True)
-def evaluate(recipe: Recipe, examples: Examples, checkpoint: Checkpoint, run: Run) -> Evaluation:
+def evaluate(
+    recipe: Recipe, answers: AnswersConfig, examples: Examples, checkpoint: Checkpoint, run: Run
+) -> Evaluation:
     """Metrics of the checkpoint on the whole eval split, beside those of the version now served.
 
     Returns them with a check for each threshold and each change, by slice too, and pictures. Raises
@@ -30,7 +32,8 @@ def evaluate(recipe: Recipe, examples: Examples, checkpoint: Checkpoint, run: Ru
         measured = tensorflow_process.run(
             "evaluate", Evaluation, log=run.log("evaluate"), on_progress=report,
             arguments={
-                "recipe": recipe, "examples": examples, "checkpoint": checkpoint, "run": run,
+                "recipe": recipe, "answers": answers, "examples": examples, "checkpoint": checkpoint,
+                "run": run,
                 "served": served, "recipe_of_served": _made_of(served, recipe, run),
             },
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import ExportConfig, Recipe
+from configs.schema import AnswersConfig, ExportConfig, Recipe
 from tasks import tensorflow_process
 from tasks.artifacts import Candidate, Checkpoint, Evaluation, Examples, Run
 from tasks.stages import report, stage
@@ -10,19 +10,19 @@ from tasks.stages import report, stage
 
 @stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}", resumable=True)
 def export(
-    recipe: Recipe, export: ExportConfig, examples: Examples, checkpoint: Checkpoint,
-    evaluated: Evaluation, samples: int, run: Run,
+    recipe: Recipe, export: ExportConfig, answers: AnswersConfig, examples: Examples, checkpoint: Checkpoint,
+    evaluated: Evaluation, run: Run,
 ) -> Candidate:  # fmt: skip
     """Leave `<base>/.candidate-<run id>/`, and in `run.folder / "offline"` what it should answer.
 
-    `samples` is how many examples of the sample split are asked at most. When it fails, no candidate is
-    left. Raises ModelError, or EnvironmentFault where the disk is full or the folder not writable.
+    When it fails, no candidate is left. Raises ModelError, or EnvironmentFault if the disk is full or the
+    folder not writable.
     """
     return tensorflow_process.run(
         "export", Candidate, log=run.log("export"), on_progress=report,
         arguments={
             "model": recipe.model, "training": recipe.training, "data": recipe.data, "export": export,
-            "examples": examples, "checkpoint": checkpoint, "samples": samples, "run": run,
+            "examples": examples, "checkpoint": checkpoint, "answers": answers, "run": run,
             "metrics": evaluated.metrics,
         },
     )  # fmt: skip

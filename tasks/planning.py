@@ -122,12 +122,12 @@ def _stages(
     beside = f", beside version {baseline}" if compared else ""
     yield "evaluate", f"on the eval split{beside}{_sliced(config)}"
     yield "export", f"checkpoint {config.export.checkpoint}, receivers {', '.join(config.export.receivers)}"
-    sizes = ", ".join(map(str, config.validation.batch_sizes))
-    yield "validate", f"every signature on {config.validation.samples} examples, in batches of {sizes}"
+    sizes = ", ".join(map(str, config.answers.batch_sizes))
+    yield "validate", f"every signature on {config.answers.samples} examples, in batches of {sizes}"
     yield "canary", "in a server of its own" if config.deployment.canary else "left out"
     yield "publish", f"version {upcoming}, in {run.model_base_path}"
     yield "deploy", _deploy(config)
-    asked = f"{config.smoke_test.samples} examples and {config.smoke_test.latency_requests} timed requests"
+    asked = f"{config.answers.samples} examples and {config.smoke_test.latency_requests} timed requests"
     undone = "stops the server" if baseline is None else f"brings back version {baseline}"
     yield "smoke-test", f"{asked} over gRPC; a failure withdraws the version and {undone}"
     yield "retire", _retire(config, run, baseline)
@@ -197,14 +197,14 @@ def _gates(config: PipelineConfig, run: Run) -> Iterator[PlannedGate]:
         yield PlannedGate("evaluate", f"{rule}{told}", limit)
     if evaluation.changes or evaluation.by_slice.changes:
         yield PlannedGate("evaluate", "without a served version", evaluation.no_baseline)
-    yield PlannedGate("validate", "equals estimator.predict", _tolerance(config.validation.tolerance))
+    yield PlannedGate("validate", "equals estimator.predict", _tolerance(config.answers.tolerance))
     if config.deployment.canary:
         yield from (PlannedGate("canary", *each) for each in _canary(config, run))
     if (latency := config.deployment.latency_of_canary) is not None:
         for name, ratio in (("p50", latency.p50_ratio), ("p99", latency.p99_ratio)):
             if ratio is not None:
                 yield PlannedGate("canary", f"{name} / that of the served version <=", ratio)
-    yield PlannedGate("smoke-test", "equals the offline answers", _tolerance(config.smoke_test.tolerance))
+    yield PlannedGate("smoke-test", "equals the offline answers", _tolerance(config.answers.tolerance))
     if config.smoke_test.latency_p99_limit_ms is not None:
         yield PlannedGate("smoke-test", "p99 in ms <=", config.smoke_test.latency_p99_limit_ms)
     if config.smoke_test.watch_seconds:
@@ -213,7 +213,7 @@ def _gates(config: PipelineConfig, run: Run) -> Iterator[PlannedGate]:
 
 
 def _canary(config: PipelineConfig, run: Run) -> Iterator[tuple[str, Any]]:
-    tolerance = _tolerance(config.smoke_test.tolerance)
+    tolerance = _tolerance(config.answers.tolerance)
     yield "equals the offline answers", tolerance
     recorded = config.golden.recorded(run.source)
     if recorded is None:

@@ -119,7 +119,7 @@ class World:
             "export": {"version_names": "sequential", "model_base_path": str(self.base)},
             "deployment": {"target": "process", "grpc_port": self.ports[0], "rest_port": self.ports[1],
                            "load_timeout_seconds": 60, "canary": False},
-            "smoke_test": {"samples": 4, "latency_requests": 20},
+            "answers": {"samples": 4}, "smoke_test": {"latency_requests": 20},
             "server": {},
         }  # fmt: skip
         for name, keys in sections.items():
@@ -146,7 +146,7 @@ class World:
                 features = tf.train.Features(feature={"x": feature})
                 file.write(tf.train.Example(features=features).SerializeToString())
         wanted = [[expected(number, model if answers is None else answers)] for number in numbers]
-        offline_answers.write(offline, "serving_default", {"y": np.array(wanted, np.float32)})
+        offline_answers.write(offline, "predicted", "serving_default", 4, {"y": np.array(wanted, np.float32)})
         signature = Signature(
             "serving_default", "predict", {"x": "float32[-1,1]"}, {"y": "float32[-1,1]"}, "raw"
         )

@@ -207,7 +207,7 @@ class Nights:
             "training": {"max_steps": 40, "batch_size": 16, "save_checkpoints_steps": 10},
             "deployment": {"target": "process", "grpc_port": grpc_port, "rest_port": rest_port,
                            "canary": False},
-            "smoke_test": {"samples": 4, "latency_requests": 20},
+            "answers": {"samples": 4}, "smoke_test": {"latency_requests": 20},
         })  # fmt: skip
         (self.folder / NAME / "night.py").write_text(PROGRAM)
         return pipeline.folder

@@ -82,5 +82,5 @@ def exported_digits() -> Candidate:
     return tensorflow_process.run(
         "export", Candidate, log=digits.run.log("export"), prepare_next=False,
         arguments={**digits.model, "export": digits.config.export, "checkpoint": digits.checkpoint,
-                   "samples": 64},
+                   "answers": digits.config.answers},
     )  # fmt: skip

@@ -18,7 +18,7 @@ from pipelines import run_of, written
 from configs.errors import ConfigError
 from configs.features import FeatureSpec
 from configs.references import require_callables
-from configs.schema import ExportConfig
+from configs.schema import AnswersConfig, ExportConfig
 from model_server import flags, servable
 from tasks.answers import offline_answers
 from tasks.artifacts import Candidate, Check
@@ -50,7 +50,6 @@ def exported(folder: Path, **settings: Any) -> tuple[Candidate, Any]:
                   "feature_columns": [{"kind": "vocabulary", "key": "city", "file": "cities.txt"}]},
         "training": {"max_steps": 50, "batch_size": 16},
         "export": settings,
-        "validation": {"tolerance": {"ulps": 64}},  # a batch of one may be rounded otherwise
     })  # fmt: skip
     this, run = pipeline.config, run_of(pipeline, folder)
     run.folder.mkdir()
@@ -58,8 +57,8 @@ def exported(folder: Path, **settings: Any) -> tuple[Candidate, Any]:
     examples = ingest.run(ignore_progress, this.data, run)
     checkpoint = train.run(ignore_progress, this.model, this.training, this.data, examples, run)
     candidate = export.run(
-        ignore_progress, this.model, this.training, this.export, this.data, examples, checkpoint, 20, run,
-        {"accuracy": 0.75},
+        ignore_progress, this.model, this.training, this.export, this.data, examples, checkpoint,
+        AnswersConfig(samples=20), run, {"accuracy": 0.75},
     )  # fmt: skip
     assert validate.run(ignore_progress, this.validation, this.data, candidate).numbers > 0
     return candidate, examples
@@ -70,7 +69,7 @@ def test_a_vocabulary_is_served_from_the_version_s_own_folder(tmp_path: Path) ->
     candidate, _ = exported(tmp_path / "pipeline")
     assert candidate.assets == ("cities.txt",)
     asked = read_records([offline_answers.examples_file(candidate.offline)])
-    said = offline_answers.read(candidate.offline, "predict")["probabilities"]
+    said = offline_answers.read(candidate.offline, "predicted", "predict")[len(asked)]["probabilities"]
     assert len({row.tobytes() for row in said}) > 1
     shutil.copytree(candidate.path, tmp_path / "elsewhere" / "7")
     shutil.rmtree(tmp_path / "pipeline")
@@ -93,7 +92,7 @@ def test_as_text_is_validated_and_served(tmp_path: Path) -> None:
     assert not (candidate.path / "saved_model.pb").exists()
     asked = read_records([offline_answers.examples_file(candidate.offline)])
     loaded = servable.load(candidate.path, 1, flags.parse((), {}).options)
-    said = offline_answers.read(candidate.offline, "predict")["probabilities"]
+    said = offline_answers.read(candidate.offline, "predicted", "predict")[len(asked)]["probabilities"]
     np.testing.assert_array_max_ulp(_predicted(loaded, asked), said, 64)
 
 

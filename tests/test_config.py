@@ -201,7 +201,7 @@ class TestKeys:
             ("data.split.evla", "eval"),
             ("data.features.z.dtypo", "dtype"),
             ("evaluation.thresholds.accuracy.mn", "min"),
-            ("smoke_test.tolerance.ulp", "ulps"),
+            ("answers.tolerance.rtl", "rtol"),
             ("model.feature_columns.linaer", "linear"),
         ],
     )
@@ -280,16 +280,17 @@ WRONG = [
     ("export.keep_versions", 1, " = 1: input should be greater than or equal to 2"),
     ("export.receivers", ["json"], ".0 = 'json': input should be 'parsing' or 'raw'"),
     ("export.receivers", [], " = []: tuple should have at least 1 item"),
-    ("validation.batch_sizes", [0], ".0 = 0: input should be greater than 0"),
-    ("validation.batch_sizes", ["some"], ".0 = 'some': input should be 'all'"),
+    ("answers.batch_sizes", [0], ".0 = 0: input should be greater than or equal to 1"),
+    ("answers.batch_sizes", ["some"], ".0 = 'some': input should be 'all'"),
     ("deployment.grpc_port", 65536, " = 65536: input should be less than or equal to 65535"),
     ("deployment.rest_port", -1, " = -1: input should be greater than or equal to 0"),
     ("deployment.load_timeout_seconds", 0, " = 0: input should be greater than 0"),
     ("deployment.load_timeout_seconds", float("inf"), " = inf: input should be a finite number"),
     ("deployment.target", "moon", " = 'moon': input should be 'auto', 'docker', 'process' or 'external'"),
     ("server.flags", {"x": [1]}, ".x = [1]: input should be a valid string"),
-    ("smoke_test.tolerance", "loose", " = 'loose': input should be 'exact'"),
-    ("smoke_test.tolerance", {"ulps": -1}, ".ulps = -1: input should be greater than or equal to 0"),
+    ("answers.tolerance", "loose", " = 'loose': input should be 'auto' or 'exact'"),
+    ("answers.tolerance", {"ulps": -1}, ".ulps = -1: input should be greater than or equal to 0"),
+    ("answers.outputs", {"s": {"y": {"rtol": 2}}}, ".s.y.rtol = 2: input should be less than 1"),
     ("smoke_test.latency_requests", 3, " = 3: input should be greater than or equal to 20"),
     ("name", "Digits", " = 'Digits': string should match pattern"),
     ("name", "../x", " = '../x': string should match pattern"),
@@ -311,6 +312,7 @@ ONE_ORIGIN = "'model': give exactly one of 'estimator' (a canned one), 'factory'
 CONTRADICTIONS = [
     ("data.label", {"x": "int64"}, "'data': the label 'x' is also in 'features'"),
     ("data.ingest", "a.py:f", ONE_SOURCE),
+    ("answers.tolerance", {"rtol": 0}, "'answers.tolerance': give 'rtol', 'atol' or both, above 0; for none"),
     ("data.files", None, ONE_SOURCE),
     ("data.split.by", "z", "'data': split.by names 'z', which is not one of x, y"),
     ("data.split", {"eval": 0.6, "sample": 0.5}, "'data.split': eval (0.6) and sample (0.5) leave nothing"),
@@ -576,7 +578,8 @@ class TestOverrides:
                 "--set deployment.rest_port: 'deployment': grpc_port and rest_port",
             ),
             ({"data": {"files": ["a"], "label": {"y": "int64"}}}, "--set data: 'data.features' is required"),
-            ({"name.x": 3}, "--set name.x: 'name' is not a mapping in the file, but 'small'"),
+            ({"name.x": 3}, "--set name.x: 'name': Input should be a valid string"),
+            ({"data.files.x": 3}, "--set data.files.x: 'files' is a list in the file, expected a mapping"),
             ({"a..b": 3}, "--set a..b: 'a' is not a known key"),
         ],
     )
@@ -595,27 +598,27 @@ class TestOverrides:
 class TestYaml:
     """Anchors, aliases and merge keys."""
 
-    SHARED = f"{MINIMAL}validation: &same\n  samples: 5\nsmoke_test: *same\n"
+    SHARED = f"{MINIMAL}training: &same\n  batch_size: 5\nevaluation: *same\n"
 
     def test_an_alias_is_read(self, tmp_path: Path) -> None:
         """Both slices hold what was written once."""
         config = _loaded(tmp_path, self.SHARED).config
-        assert config.validation.samples == config.smoke_test.samples == 5
+        assert config.training.batch_size == config.evaluation.batch_size == 5
 
     def test_an_override_changes_one_of_two_aliases(self, tmp_path: Path) -> None:
         """What stands under another key by an alias stays as it is in the file."""
-        config = _loaded(tmp_path, self.SHARED, {"validation.samples": 6}).config
-        assert (config.validation.samples, config.smoke_test.samples) == (6, 5)
+        config = _loaded(tmp_path, self.SHARED, {"training.batch_size": 6}).config
+        assert (config.training.batch_size, config.evaluation.batch_size) == (6, 5)
 
     def test_a_merge_key_is_read_and_yields(self, tmp_path: Path) -> None:
         """`<<` brings keys in; one that is given again wins, and a mistake in it has its own place."""
         text = (
             MINIMAL
-            + "validation: &base\n  samples: 5\n  tolerance: exact\nsmoke_test:\n  <<: *base\n  samples: "
+            + "evaluation: &base\n  batch_size: 5\ntraining:\n  max_steps: 9\n  <<: *base\n  batch_size: "
         )
         config = _loaded(tmp_path, f"{text}7\n").config
-        assert (config.validation.samples, config.smoke_test.samples) == (5, 7)
-        assert _refused(tmp_path, f"{text}0\n").startswith(":13:3: 'smoke_test.samples' = 0")
+        assert (config.evaluation.batch_size, config.training.batch_size) == (5, 7)
+        assert _refused(tmp_path, f"{text}0\n").startswith(":13:3: 'training.batch_size' = 0")
 
 
 class TestPaths:
@@ -654,8 +657,11 @@ class TestRoundTrip:
         """Unions (columns, tolerances, flags, defaults) come back as the same member."""
         values = {
             **_with("model.feature_columns", {"linear": COLUMNS[:4], "dnn": COLUMNS[4:]}),
-            "smoke_test": {"tolerance": {"ulps": 4}},
-            "validation": {"batch_sizes": [3, "all"]},
+            "answers": {
+                "tolerance": {"ulps": 4},
+                "batch_sizes": [3, "all"],
+                "outputs": {"s": {"y": "exact", "z": {"rtol": 0.1}}},
+            },
             "server": {"flags": {"a": True, "b": 1, "c": 1.0, "d": "true"}},
             "export": {"model_base_path": "models", "receivers": ["raw", "parsing"]},
         }

@@ -22,7 +22,7 @@ FLOATS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]], np.float32)
 
 
 def of(first: Any, second: Any) -> Any:
-    (found,) = answer_differences.of_signature("s", {"y": np.array(first)}, {"y": np.array(second)})
+    (found,) = answer_differences.of_signature("s", {"y": np.array(first)}, {"y": np.array(second)}, {})
     return found
 
 

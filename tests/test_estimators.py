@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipelines import run_of, written
 
 from configs.features import FeatureSpec
-from configs.schema import Ulps, ValidationConfig
+from configs.schema import AnswersConfig, ValidationConfig
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Validation
 from tasks.errors import EnvironmentFault, ModelError
 from tasks.estimators import accelerators, assembly, canned_estimators
@@ -100,12 +100,10 @@ def shipped(folder: Path, model: dict[str, Any], label: str = "int64") -> tuple[
         config.data,
         examples,
         checkpoint,
-        20,
+        AnswersConfig(samples=20),
         run,
     )
-    return candidate, validate.run(
-        ignore_progress, ValidationConfig(tolerance=Ulps(ulps=512)), config.data, candidate
-    )
+    return candidate, validate.run(ignore_progress, ValidationConfig(), config.data, candidate)
 
 
 def refused(folder: Path, model: dict[str, Any]) -> ModelError:

@@ -33,8 +33,9 @@ def measured(
     chosen = evaluation or EvaluationConfig(batch_size=batch_size)
     recipe = digits.config.recipe.model_copy(update={"evaluation": chosen})
     return program.run(
-        ignore_progress, recipe, digits.examples, checkpoint or digits.checkpoint, digits.run, **also
-    )
+        ignore_progress, recipe, digits.config.answers, digits.examples, checkpoint or digits.checkpoint,
+        digits.run, **also,
+    )  # fmt: skip
 
 
 def test_every_eval_example_counts_whatever_the_batch() -> None:
@@ -74,7 +75,7 @@ def _stage(limits: dict[str, Threshold]) -> Evaluation:
     digits = trained_digits()
     config, model = digits.config, digits.model
     recipe = config.recipe.model_copy(update={"evaluation": EvaluationConfig(thresholds=limits)})
-    return evaluate.fn(recipe, model["examples"], digits.checkpoint, digits.run)
+    return evaluate.fn(recipe, digits.config.answers, model["examples"], digits.checkpoint, digits.run)
 
 
 def test_the_stage_rejects_with_every_check() -> None:
@@ -200,7 +201,7 @@ class TestBaseline:
         )
         found = _baseline_with(other)
         assert found.metrics == {}
-        assert "answers otherwise" in found.note
+        assert "the Estimator's answers are not the version's: " in found.note
 
 
 def _baseline_with(model: Any, **also: Any) -> Baseline:

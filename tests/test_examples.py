@@ -81,9 +81,7 @@ def _posted(url: str, body: bytes) -> Any:
 def test_plain_graph_answers_classify_and_predict(slipway: Slipway) -> None:
     """A graph without an Estimator: both MetaGraphs validated, the served one right about unseen wines."""
     finished = deployed(slipway, "plain_graph")
-    assert {"serve,gpu: cultivar all at once", "Classify serving_default", "Predict cultivar"} <= set(
-        finished.checks
-    )
+    assert {"serve,gpu: cultivar", "Classify serving_default", "Predict cultivar"} <= set(finished.checks)
     wines = held_out(finished, slipway)
     with asked(finished) as stub:
         response = stub.Classify(request_about("classify", finished, "", wines), timeout=30)

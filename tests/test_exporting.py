@@ -14,7 +14,7 @@ from pipelines import exported_digits, run_of, trained_digits, written
 from small_disks import small_disk
 from tensorflow.core.protobuf import saved_model_pb2
 
-from configs.schema import ExportConfig
+from configs.schema import AnswersConfig, ExportConfig
 from tasks.answers import offline_answers
 from tasks.artifacts import Candidate, Run
 from tasks.errors import EnvironmentFault, ModelError
@@ -29,7 +29,7 @@ def export(run: Run, **options: Any) -> Candidate:
     """Export the shared digits model for another run, in this process."""
     digits = trained_digits()
     model = {**digits.model, "run": digits.run}
-    options = {"export": ExportConfig(), "samples": 8, **options}
+    options = {"export": ExportConfig(), "answers": AnswersConfig(samples=8), **options}
     moved = Run(run.pipeline, run.run_id, run.folder, run.source, run.model_base_path)
     (moved.folder).mkdir(parents=True, exist_ok=True)
     if not moved.model_dir.exists():
@@ -79,11 +79,11 @@ def test_offline_answers_are_what_estimator_predict_says() -> None:
     estimator = assembly.build(config.model, config.training, config.data, digits.run)
     (said,) = estimator.predict(lambda: batches([asked], config.data, 64), yield_single_examples=False)
     for name in ("predict", "raw:predict"):
-        found = offline_answers.read(candidate.offline, name)
+        found = offline_answers.read(candidate.offline, "predicted", name)[64]
         assert found.keys() == said.keys()
         assert np.array_equal(found["probabilities"], said["probabilities"])
         assert np.array_equal(found["class_ids"], said["class_ids"])
-    scores = offline_answers.read(candidate.offline, "serving_default")["scores"]
+    scores = offline_answers.read(candidate.offline, "predicted", "serving_default")[64]["scores"]
     assert np.array_equal(scores, said["probabilities"])
 
 
@@ -105,7 +105,8 @@ def test_raw_alone_has_signatures_without_strings(tmp_path: Path) -> None:
 
 def test_fewer_samples_than_asked_are_all_there_are(tmp_path: Path) -> None:
     """`samples` is a bound, not a demand."""
-    assert export(elsewhere(tmp_path), samples=100_000).samples == trained_digits().examples.sample.examples
+    candidate = export(elsewhere(tmp_path), answers=AnswersConfig(samples=100_000, batch_sizes=("all",)))
+    assert candidate.samples == trained_digits().examples.sample.examples
 
 
 def test_an_export_tried_again_replaces_its_leftovers(tmp_path: Path) -> None:

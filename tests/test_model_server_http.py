@@ -19,6 +19,7 @@ from waiting import eventually
 
 from model_server import flags, http_bodies, settings
 from model_server.rest import RestServer
+from tasks.answers import numerics
 
 pytest_plugins = ["model_server_fixtures"]
 PREDICT = f"/v1/models/{NAME}:predict"
@@ -234,3 +235,26 @@ def test_a_connection_that_never_asks_holds_no_drain_up(bare_rest: RestServer) -
     draining.join(60)
     assert not draining.is_alive()
     silent.close()
+
+
+def test_the_conditions_of_rounding_are_reported(half_plus_two_process: RunningServer) -> None:
+    """The same as a pipeline's process on this machine says: where they are equal, the same bits are due."""
+    status, reported = half_plus_two_process.get("/numerics")
+    assert status == 200 and reported.pop("merges") == "yes"
+    assert reported == numerics.conditions()
+
+
+def test_other_threads_and_switches_are_other_conditions(
+    models: Models, start_server: StartServer, tmp_path: Path
+) -> None:
+    """A pipeline then allows rounding; without batching, nobody else's request is in a run."""
+    models.publish(tmp_path, 1)
+    server = start_server(
+        tmp_path,
+        "--tensorflow_intra_op_parallelism=7",
+        ONEDNN_MAX_CPU_ISA="SSE41",
+        MODEL_SERVER_BATCHING="false",
+    )
+    _, reported = server.get("/numerics")
+    assert (reported["threads"], reported["ONEDNN_MAX_CPU_ISA"]) == ("7", "SSE41")
+    assert reported.pop("merges") == "no" and not numerics.alike(reported, numerics.conditions())

@@ -68,7 +68,7 @@ def test_every_gate_stands_with_its_limit(tmp_path: Path) -> None:
     assert gates["evaluate", "loss: rise from the served version <="] == "5%"
     assert gates["evaluate", "accuracy in every slice >="] == 0.5
     assert gates["evaluate", "without a served version"] == "accept"
-    assert gates["validate", "equals estimator.predict"] == "exact"
+    assert gates["validate", "equals estimator.predict"] == "auto"
 
 
 def test_a_limit_on_latency_is_told(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_limit_on_latency_is_told(tmp_path: Path) -> None:
 
 def test_golden_requests_are_a_gate_once_they_are_recorded(tmp_path: Path) -> None:
     """Before, the plan says where they would be: a misspelt file is a gate that is not there."""
-    pipeline = small(tmp_path, smoke_test={"watch_seconds": 30, "tolerance": {"ulps": 2}})
+    pipeline = small(tmp_path, smoke_test={"watch_seconds": 30}, answers={"tolerance": {"ulps": 2}})
     golden = pipeline.folder / "golden.tfrecord"
     gates = {each.rule: each.limit for each in plan(pipeline).gates}
     assert gates[f"golden requests: none are recorded in {golden}"] is None

@@ -116,7 +116,7 @@ class TestPages:
     def test_a_smoke_test_links_to_what_answers(self) -> None:
         """The state of the versions, and the signatures."""
         endpoint = Endpoint("small", 8, "127.0.0.1:1", "http://127.0.0.1:2", "process", "process 3", True)
-        page = smoke_test_page.as_markdown(SmokeTest((), 12, 1.0, 2.0), endpoint)
+        page = smoke_test_page.as_markdown(SmokeTest((), 12, "12 numbers bit-equal", 1.0, 2.0), endpoint)
         assert "<http://127.0.0.1:2/v1/models/small>" in page
         assert "(http://127.0.0.1:2/v1/models/small/metadata)" in page
 

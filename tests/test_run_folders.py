@@ -150,7 +150,7 @@ class TestOpened:
             assert run_folders.run_under_way("small") == f"run r1, pid {os.getpid()}"
         assert run_folders.run_under_way("small") is None
         assert load_pipeline(run.folder / "config.yaml").config == pipeline.config
-        assert yaml.safe_load((run.folder / "config.yaml").read_text())["smoke_test"]["samples"] == 64
+        assert yaml.safe_load((run.folder / "config.yaml").read_text())["answers"]["samples"] == 64
 
     def test_it_is_its_owners_alone(self, pipeline: Pipeline) -> None:
         """It holds examples. Whatever the umask; the folder of all runs, and what serves, are as ever."""

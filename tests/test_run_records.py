@@ -89,7 +89,7 @@ class TestStages:
 
     def test_the_checks_of_all_stages_are_kept(self) -> None:
         """Those of an artifact, and those of an error, in order."""
-        record = _after(RunRecord(), Validation((GOOD,), 10))
+        record = _after(RunRecord(), Validation((GOOD,), 10, "10 numbers bit-equal"))
         _fail(record, "evaluate", Rejected("no", checks=(GOOD, BAD)))
         assert record.verdict().checks == (GOOD, GOOD, BAD)
 
@@ -159,7 +159,9 @@ class TestOutcome:
 
     def test_as_json_it_has_the_keys_that_tools_rely_on(self) -> None:
         """pipeline, run_id, outcome, version, previous_version, endpoint, stages, checks, error …"""
-        record = _after(RunRecord("digits", "r1"), Validation((GOOD,), 1), VERSION, ENDPOINT)
+        record = _after(
+            RunRecord("digits", "r1"), Validation((GOOD,), 1, "1 numbers bit-equal"), VERSION, ENDPOINT
+        )
         record.error = SlipwayError("what", "do")
         verdict = json.loads(json.dumps(to_jsonable_python(record.verdict())))
         assert list(verdict) == [

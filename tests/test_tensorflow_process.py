@@ -62,7 +62,7 @@ def test_every_kind_of_feature_and_column_survives_the_way_into_a_child(tmp_path
         "model": {"estimator": "DNNLinearCombinedClassifier",
                   "params": {"dnn_hidden_units": [1], "x": {"y": [1.5]}},
                   "feature_columns": {"linear": COLUMNS, "dnn": columns}},
-        "validation": {"tolerance": {"ulps": 3}, "batch_sizes": [1, "all"]},
+        "answers": {"tolerance": {"ulps": 3}, "batch_sizes": [1, "all"]},
     }).config  # fmt: skip
     assert type(config).model_validate(to_jsonable_python(config)) == config
 

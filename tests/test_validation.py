@@ -15,9 +15,11 @@ import pytest
 import tensorflow as tf
 from pipelines import exported_digits, trained_digits, written
 
-from configs.schema import Ulps, ValidationConfig
+from configs.schema import AnswersConfig, ValidationConfig
 from tasks import tensorflow_process
-from tasks.answers import offline_answers
+from tasks.answers import limits, offline_answers
+from tasks.answers.comparison import Limit
+from tasks.answers.limits import Limits
 from tasks.artifacts import Candidate, Signature, Validation
 from tasks.errors import Rejected
 from tasks.exports.saved_models import serving_signature_defs, signatures
@@ -45,36 +47,43 @@ def other_answers(tmp_path: Path) -> Callable[..., Candidate]:
     def make(signature: str, alias: str, change: Callable[[Any], Any]) -> Candidate:
         candidate = exported_digits()
         shutil.copytree(candidate.offline, tmp_path / "offline")
-        answers = offline_answers.read(candidate.offline, signature)
-        answers[alias] = change(answers[alias].copy())
-        offline_answers.write(tmp_path / "offline", signature, answers)
-        return Candidate(candidate.path, candidate.signatures, tmp_path / "offline", candidate.samples)
+        for size, answers in offline_answers.read(candidate.offline, "predicted", signature).items():
+            answers[alias] = change(answers[alias].copy())
+            offline_answers.write(tmp_path / "offline", "predicted", signature, size, answers)
+        return replace(candidate, offline=tmp_path / "offline")
 
     return make
 
 
 def test_a_fresh_process_proves_every_signature_in_every_batch_size() -> None:
-    """A check for each of 4 signatures in batches of 1, 2, 8 and all, all bit for bit."""
+    """A check for each of 4 signatures, in batches of 1, 2, 8 and all, all bit for bit."""
     digits = trained_digits()
     found = tensorflow_process.run(
         "validate", Validation, log=digits.run.log("validate"), prepare_next=False,
         arguments={"validation": digits.config.validation, "data": digits.config.data,
                    "candidate": exported_digits()},
     )  # fmt: skip
-    assert [check.name for check in found.checks if check.name.startswith("raw:")] == [
-        "raw:predict in batches of 1", "raw:predict in batches of 2", "raw:predict in batches of 8",
-        "raw:predict all at once",
-    ]  # fmt: skip
-    assert len(found.checks) == 16
-    assert all(check.passed and check.observed == 0 and check.limit == 0 for check in found.checks)
+    names = ["classification", "predict", "raw:predict", "serving_default"]
+    assert [check.name for check in found.checks] == names
+    assert all(check.passed and check.limit == "same bits" for check in found.checks)
+    assert {check.observed for check in found.checks} == {
+        "5,120 numbers bit-equal",
+        "10,752 numbers bit-equal",
+    }
     # 64 examples: classes and scores (20 numbers), twice; 42 of predict, twice; in four batch sizes.
     assert found.numbers == 64 * (2 * 20 + 2 * 42) * 4
+    assert found.proved() == "estimator.predict: 31,744 numbers bit-equal"
+    exported = offline_answers.read(exported_digits().offline, "exported", "predict")
+    assert exported.keys() == {1, 2, 8, 64}, "what the canary's answers are compared with, too"
 
 
-def test_a_last_batch_that_is_not_full_is_asked_too() -> None:
-    """7 examples in batches of 3."""
-    found = run(exported_digits(), samples=7, batch_sizes=(3,))
-    assert found.numbers == 7 * (2 * 20 + 2 * 42)
+def test_a_last_batch_that_is_not_full_is_run_too(tmp_path: Path) -> None:
+    """7 examples in batches of 3, and all at once."""
+    from test_exporting import elsewhere, export
+
+    answers = AnswersConfig(samples=7, batch_sizes=(3,))
+    found = run(export(elsewhere(tmp_path), answers=answers))
+    assert found.numbers == 7 * (2 * 20 + 42) * 2
 
 
 def _up(array: Any) -> Any:
@@ -83,28 +92,50 @@ def _up(array: Any) -> Any:
 
 
 def test_one_bit_in_one_number_is_found_and_located(other_answers: Callable[..., Candidate]) -> None:
-    """The signature, the output, the example, both numbers and the ULPs; all other checks pass."""
+    """The signature, the batch, the output, the example and both numbers; all other checks pass."""
     error = rejected(other_answers("predict", "probabilities", _up))
     assert error.message.startswith(
-        "validation: signature 'predict', output 'probabilities', sample example 5: [0, 3]: expected "
+        "validation: predict: batch of 1, output 'probabilities', sample example 5, [3]: expected "
     )
-    assert "(1 ULPs apart) (4 of 16 checks failed)" in error.message
-    assert "{ulps: 1}" in error.hint
-    failed = [check for check in error.checks if not check.passed]
-    assert [check.name for check in failed] == [
-        "predict in batches of 1", "predict in batches of 2", "predict in batches of 8",
-        "predict all at once",
-    ]  # fmt: skip
-    for check in failed:
-        assert str(check.observed).startswith("2,688 numbers, 1 ULPs at most; first: signature 'predict', ")
-        assert ", sample example 5: [" in str(check.observed) and check.limit == 0
+    assert error.message.endswith(" of scale apart: not bit-equal (1 of 4 checks failed)")
+    (failed,) = [check for check in error.checks if not check.passed]
+    assert (failed.name, failed.limit) == ("predict", "same bits")
+    assert failed.rule == "equals estimator.predict (same conditions)"
+
+
+def _with_limits(candidate: Candidate, change: Callable[[Limits], Limits]) -> Candidate:
+    limits.write(candidate.offline, change(limits.read(candidate.offline)))
+    return candidate
+
+
+def test_rounding_passes_under_other_conditions(other_answers: Callable[..., Candidate]) -> None:
+    """Those of the machine that predicted: the limit is then the model's own spread, or a floor."""
+    moved = other_answers("predict", "probabilities", _up)
+    found = run(_with_limits(moved, lambda known: replace(known, conditions={"machine": "another"})))
+    check = next(check for check in found.checks if check.name == "predict")
+    assert check.limit == "7.6e-06 of scale" and "another" in check.rule
+    assert str(check.observed).startswith("within ") and str(check.observed).endswith("9% bit-equal")
+    assert "(limit 7.6e-06 of scale)" in found.proved()
 
 
 def test_a_tolerance_of_ulps_lets_rounding_pass(other_answers: Callable[..., Candidate]) -> None:
-    """The largest distance is still told."""
-    found = run(other_answers("predict", "probabilities", _up), tolerance=Ulps(ulps=1))
-    told = [str(check.observed) for check in found.checks if check.name.startswith("predict")]
-    assert len(told) == 4 and all(", 1 ULPs at most; first: " in each for each in told)
+    """What is not the same bits is still reported."""
+    moved = other_answers("predict", "probabilities", _up)
+    ulps = {"predict": dict.fromkeys(("logits", "probabilities"), Limit(ulps=1))}
+    found = run(_with_limits(moved, lambda known: replace(known, outputs={**known.outputs, **ulps})))
+    check = next(check for check in found.checks if check.name == "predict")
+    assert check.limit == "1 ULPs" and "bit-equal" in str(check.observed)
+
+
+def test_what_is_not_reproducible_is_rejected_as_that(other_answers: Callable[..., Candidate]) -> None:
+    """A model whose predictions differ from each other by more than rounding, such as with dropout."""
+    wild = {"predict": {"logits": Limit(1e-3, 1e-3, scale=1.0, too_far=0.25)}}
+    candidate = other_answers("predict", "probabilities", lambda same: same)
+    error = rejected(_with_limits(candidate, lambda known: replace(known, outputs={**known.outputs, **wild})))
+    assert error.message.startswith(
+        "validation: predict logits: predictions of the same examples differ by 0.25 of scale"
+    )
+    assert "dropout" in error.hint
 
 
 def test_another_class_name_is_found(other_answers: Callable[..., Candidate]) -> None:
@@ -114,8 +145,10 @@ def test_another_class_name_is_found(other_answers: Callable[..., Candidate]) ->
         array[2, 0] = b"X"
         return array
 
-    error = rejected(other_answers("serving_default", "classes", rename), tolerance=Ulps(ulps=1000))
-    assert "output 'classes', sample example 2: [0, 0]: expected b'X', found b'0'" in error.message
+    wide = {"serving_default": {"scores": Limit(0.5, 0.1), "classes": Limit()}}
+    candidate = other_answers("serving_default", "classes", rename)
+    error = rejected(_with_limits(candidate, lambda known: replace(known, outputs={**known.outputs, **wide})))
+    assert "output 'classes', sample example 2, [0]: expected b'X', found b'0'" in error.message
 
 
 def test_another_checkpoint_is_not_what_was_evaluated(tmp_path: Path) -> None:
@@ -124,7 +157,7 @@ def test_another_checkpoint_is_not_what_was_evaluated(tmp_path: Path) -> None:
     shutil.copytree(candidate.path, tmp_path / "candidate")
     _double_a_bias(tmp_path / "candidate")
     error = rejected(replace(candidate, path=tmp_path / "candidate"))
-    assert "16 of 16 checks failed" in error.message
+    assert "4 of 4 checks failed" in error.message
     assert "expected is what estimator.predict says" in error.hint
 
 
@@ -150,13 +183,19 @@ def test_a_candidate_that_does_not_load(tmp_path: Path, damage: str) -> None:
     assert [(check.name, check.passed) for check in error.checks] == [("load", False)]
 
 
-def _candidate(folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any]) -> Candidate:
+def _candidate(
+    folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any], sizes: tuple[int, ...]
+) -> Candidate:
     """A candidate of one raw signature: from x float32[?,2] to what `build` makes of it."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x = tf.compat.v1.placeholder(tf.float32, [None, 2])
         tf.compat.v1.saved_model.simple_save(session, str(folder / "candidate"), {"x": x}, build(x))
     shutil.copytree(exported_digits().offline, folder / "offline")
-    offline_answers.write(folder / "offline", "serving_default", expected)
+    for leftover in (folder / "offline").glob("*+*"):
+        leftover.unlink()
+    for size in sizes:
+        offline_answers.write(folder / "offline", "predicted", "serving_default", size, expected)
+    (folder / "offline" / "limits.json").unlink()
     found: tuple[Signature, ...] = signatures(
         folder / "candidate", raw=list(serving_signature_defs(folder / "candidate"))
     )
@@ -164,13 +203,14 @@ def _candidate(folder: Path, build: Callable[[Any], dict[str, Any]], expected: d
 
 
 def _small(
-    folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any]
-) -> tuple[Candidate, Any]:
+    folder: Path, build: Callable[[Any], dict[str, Any]], expected: dict[str, Any],
+    sizes: tuple[int, ...] = (1, 2, 4),
+) -> tuple[Candidate, Any]:  # fmt: skip
     """The same, with 4 examples whose x is [i, 1]."""
     from configs.features import FeatureSpec
     from tasks.examples.tf_examples import serialize, write_records
 
-    candidate = _candidate(folder, build, expected)
+    candidate = _candidate(folder, build, expected, sizes)
     spec = {"x": FeatureSpec(dtype="float32", shape=(2,))}
     records = [serialize({"x": [float(i), 1.0]}, spec) for i in range(4)]
     write_records(offline_answers.examples_file(candidate.offline), records)
@@ -183,9 +223,13 @@ HALVES = np.arange(4, dtype=np.float32) / 2
 @pytest.mark.parametrize(
     ("build", "expected", "message"),
     [
-        (lambda x: {"y": 1 / x[:, 0]}, HALVES, "sample example 0: [0]: expected a finite number, found inf"),
+        (
+            lambda x: {"y": 1 / x[:, 0]},
+            HALVES,
+            "batch of 1, output 'y', sample example 0: expected a finite number, found inf",
+        ),
         (lambda x: {"y": x[:, 0] / 2 + x[:, 0] * 0}, HALVES, ""),
-        (lambda x: {"y": x[:, 0] / tf.cast(tf.shape(x)[0], tf.float32)}, HALVES, "in batches"),
+        (lambda x: {"y": x[:, 0] / tf.cast(tf.shape(x)[0], tf.float32)}, HALVES, "batch of 1, output"),
         (lambda x: {"y": x[:, 0] / 2}, HALVES.astype(np.float64), "expected float64[1], found float32[1]"),
         (lambda x: {"y": x[:1, 0] / 2}, HALVES, "expected float32[2], found float32[1]"),
         (lambda x: {"y": tf.reshape(x, [-1, 4])[:, 0]}, HALVES, "cannot be run in batches of 1: "),
@@ -197,7 +241,7 @@ def test_ways_to_be_broken(
     """Not finite; depends on its batch; of another dtype or shape; works in some batch sizes only."""
     candidate, data = _small(tmp_path, build, {"y": expected})
     if not message:
-        assert program.run(ignore_progress, ValidationConfig(), data, candidate).numbers == 16
+        assert program.run(ignore_progress, ValidationConfig(), data, candidate).numbers == 12
         return
     with pytest.raises(Rejected) as caught:
         program.run(ignore_progress, ValidationConfig(), data, candidate)
@@ -207,25 +251,24 @@ def test_ways_to_be_broken(
 
 def test_a_shape_that_the_signature_does_not_state() -> None:
     """The SignatureDef's promise is checked, apart from the offline answers."""
-    from tasks.answers.signature_runs import _unlike_stated
+    from tasks.answers.signature_runs import unlike
 
     with tf.Graph().as_default():
         info = tf.compat.v1.saved_model.build_tensor_info(tf.compat.v1.placeholder(tf.float32, [None, 3]))
-    assert _unlike_stated(info, np.zeros((5, 3), np.float32)) == ""
+    assert unlike(info, np.zeros((5, 3), np.float32)) == ""
     assert (
-        _unlike_stated(info, np.zeros((5, 4), np.float32))
-        == "the signature states float32[?,3], found float32[5, 4]"
+        unlike(info, np.zeros((5, 4), np.float32)) == "the signature states float32[?,3], found float32[5, 4]"
     )
-    assert "found int64[5, 3]" in _unlike_stated(info, np.zeros((5, 3), np.int64))
+    assert "found int64[5, 3]" in unlike(info, np.zeros((5, 3), np.int64))
 
 
 def test_constant_outputs_are_compared_whole(tmp_path: Path) -> None:
     """An output without a batch dimension, such as a version, is the same in every batch."""
     candidate, data = _small(
         tmp_path, lambda x: {"y": x[:, 0], "version": tf.constant("v1")},
-        {"y": HALVES * 2, "version": np.array(b"v1")},
+        {"y": HALVES * 2, "version": np.array(b"v1")}, sizes=(4,),
     )  # fmt: skip
-    assert program.run(ignore_progress, ValidationConfig(batch_sizes=("all",)), data, candidate).numbers == 5
+    assert program.run(ignore_progress, ValidationConfig(), data, candidate).numbers == 5
 
 
 def test_stage_modules_import_no_tensorflow() -> None:

@@ -54,7 +54,10 @@ class TestFirstRun:
         assert all(check["passed"] for check in first.checks.values())
         assert {"accuracy", "Predict predict", "Classify classification", "Predict serving_default"} <= names
         assert {"canary Predict predict", "canary Classify classification", "canary server"} <= names
-        assert {"predict in batches of 1", "predict in batches of 2", "predict all at once"} <= names
+        assert {"predict", "serving_default", "classification"} <= names
+        limits = {name: first.checks[name]["limit"] for name in ("predict", "canary Predict predict")}
+        assert set(limits.values()) == {"same bits"}, "the server reports the conditions of the predictions"
+        assert first.checks["Predict predict"]["limit"] == "7.6e-06 of scale", "clients may share its batches"
 
     def test_the_served_model_knows_the_held_out_digits(
         self, first: Finished, module_slipway: Slipway

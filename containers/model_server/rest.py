@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-from model_server import http_bodies, json_responses, metrics_page
+from model_server import http_bodies, json_responses, metrics_page, numerics
 from model_server.catalog import Catalog
 from model_server.flags import Options
 from model_server.rest_api import RestApi
@@ -71,6 +71,7 @@ class RestServer(ThreadingHTTPServer):
         self.most_bytes = int(settings.rest_body_megabytes * 1e6)
         self.metrics_path = ""
         self.metrics_page: Callable[[], bytes] = bytes
+        self.numerics = b"{}"
         self.ready = threading.Event()
         self.draining = False
         self.first_request_seconds = _FIRST_REQUEST_SECONDS
@@ -189,6 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._path() in PROBES:
             self._probe()
+            return
+        if self._path() == numerics.PATH:
+            self._send(200, self.server.numerics)
             return
         self._answer(lambda _: self.server.api.get(self._path()))
 

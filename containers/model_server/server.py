@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from model_server import (
     metrics_page,
     model_config,
     monitoring,
+    numerics,
     ports,
     processes,
     profiler_service,
@@ -171,6 +173,7 @@ class ModelServer:
                 "--rest_api_port", f"{self._host}:{options.rest_api_port}", error
             ) from error
         server.metrics_path, server.metrics_page = self._metrics_path, self._metrics
+        server.numerics = json.dumps(numerics.facts(options, self._settings)).encode()
         if self._settings.rest_tls and self._tls:
             server.serve_over(self._tls.ssl_context())
         return server

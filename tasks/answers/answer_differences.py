@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.answers import comparison
+from tasks.answers.comparison import Limit
 from tasks.artifacts import AnswerDifference, OutputDifference
 
 MOST_SHOWN = 5
@@ -15,21 +17,30 @@ MOST_SHOWN = 5
 
 
 def of_signature(
-    signature: str, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]
+    signature: str,
+    first: Mapping[str, NDArray[Any]],
+    second: Mapping[str, NDArray[Any]],
+    limits: Mapping[str, Limit],
 ) -> Iterator[OutputDifference]:
-    """Compare the outputs that both have, by alias; the first dimension is the example."""
+    """Compare the outputs that both have, by alias; the first dimension is the example.
+
+    Answers within `limits`, by alias, are equal.
+    """
     for alias in sorted(first.keys() & second.keys()):
-        yield _of_output(signature, alias, np.asarray(first[alias]), np.asarray(second[alias]))
+        limit = limits.get(alias, comparison.EXACT)
+        yield _of_output(signature, alias, np.asarray(first[alias]), np.asarray(second[alias]), limit)
 
 
-def _of_output(signature: str, alias: str, first: NDArray[Any], second: NDArray[Any]) -> OutputDifference:
+def _of_output(
+    signature: str, alias: str, first: NDArray[Any], second: NDArray[Any], limit: Limit
+) -> OutputDifference:
     if first.shape != second.shape or first.dtype.kind != second.dtype.kind or not first.ndim:
         forms = f"{first.dtype.name}{list(first.shape)} and {second.dtype.name}{list(second.shape)}"
         return OutputDifference(
             signature, alias, 0, 0, None, (), "" if not first.ndim else f"differ: {forms}"
         )
     rows = (first.reshape(len(first), -1), second.reshape(len(second), -1))
-    differs = (rows[0] != rows[1]) & ~(_nan(rows[0]) & _nan(rows[1]))
+    differs = comparison.beyond(*rows, limit)
     numbers = first.dtype.kind in "fiu"
     distances = _distances(*rows) if numbers else differs.sum(axis=1).astype(np.float64)
     furthest = [int(row) for row in np.argsort(-distances, kind="stable") if differs[row].any()][:MOST_SHOWN]

@@ -1,145 +1,297 @@
-"""Whether two arrays of answers are equal, bit for bit or within some units in the last place (ULPs).
+"""Whether a model's answers equal the expected ones: the one place that decides. NumPy only.
 
-NumPy only: the smoke test compares served numbers without TensorFlow. ULPs count representable floats,
-as in Bruce Dawson, "Comparing Floating Point Numbers, 2012 Edition": bits of a float, read as an integer
-with the sign folded, are in the order of the floats, so their difference is the number of steps between.
+Floats are compared at the scale of their output: a sum that happens to be near zero has few digits left, so
+that its relative error, or its distance in ULPs, says nothing. ULPs count representable floats, as in Bruce
+Dawson, "Comparing Floating Point Numbers, 2012 Edition": bits of a float, read as an integer with the sign
+folded, are in the order of the floats, so their difference is the number of steps between.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import Tolerance, Ulps
+Arrays = Mapping[str, NDArray[Any]]
+"""Output alias to array."""
 
-WORLDS_APART = 2**63 - 1
-"""Distance of a NaN from a number, and of two strings that differ."""
+_EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+_FLOOR_EPSILONS = {"float16": 4, "bfloat16": 4}
+_MOST_FLOOR_EPSILONS = 64
+# Narrow floats are rounded once, when a wider sum is stored; float32 collects an error with each addition.
 
 
-class Limit(NamedTuple):
-    """How far a float may lie from the expected one. By `rtol` all else must be equal."""
+@dataclass(frozen=True)
+class Limit:
+    """How far the floats of one output may lie from the expected ones. Everything else must be equal."""
 
-    ulps: int = 0
     rtol: float = 0.0
+    atol: float = 0.0
+    """In the output's own unit."""
+    ulps: int | None = None
+    """Units in the last place, instead of `rtol` and `atol`."""
+    scale: float = 0.0
+    """Largest magnitude that is expected of the output over the samples; 0 if unknown."""
+    repeats: bool = False
+    """Whether the model repeats this output bit for bit under the same conditions."""
+    too_far: float | None = None
+    """The spread, as a fraction of the scale, of a model whose answers are not reproducible."""
 
     @property
-    def shown(self) -> int | str:
-        """What a check has as its limit."""
-        return f"rtol {self.rtol:g}" if self.rtol else self.ulps
+    def is_exact(self) -> bool:
+        """Whether only equal numbers pass."""
+        return not (self.rtol or self.atol or self.ulps)
 
-    @property
-    def rule(self) -> str:
-        """What a check has as its rule, before what is expected."""
-        if self.rtol:
-            return f"within rtol {self.rtol:g} of"
-        return f"within {self.ulps} ULPs of" if self.ulps else "equal to"
+    def __str__(self) -> str:
+        """Return the limit as a person reads it; floats as a fraction of the output's scale."""
+        if self.is_exact:
+            return "equal"
+        if self.ulps is not None:
+            return f"{self.ulps:,} ULPs"
+        return f"{max(self.rtol, self.atol / self.scale if self.scale else 0.0):.2g} of scale"
 
 
 EXACT = Limit()
 
 
-def limit(tolerance: Tolerance) -> Limit:
-    """Return the limit that `tolerance` is."""
-    if isinstance(tolerance, str):
-        return EXACT
-    return Limit(ulps=tolerance.ulps) if isinstance(tolerance, Ulps) else Limit(rtol=tolerance.rtol)
+def floor(dtype: str) -> float:
+    """Return the smallest rtol that `auto` allows a float dtype: what adding in another order may change."""
+    return _FLOOR_EPSILONS.get(dtype, _MOST_FLOOR_EPSILONS) * _EPSILONS.get(dtype, 0.0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an array lies from the expected one."""
+    """How far answers lie from the expected ones. Comparisons add up with `+`."""
 
-    numbers: int
-    """How many values were compared."""
-    largest_ulps: int
-    """Steps between representable values (for integers: the difference); 0 where all are equal."""
-    difference: str = ""
-    """The first value beyond the limit, or what else is wrong; empty where there is nothing."""
-    example: int | None = None
-    """Index of the example (first dimension) that holds it; without one, of the first that differs at all."""
-    first: str = ""
-    """The first value that differs at all, though within the limit; empty where there is none."""
+    numbers: int = 0
+    """Number of values compared."""
+    same: int = 0
+    """Number of them that are the same bits."""
+    largest: float = 0.0
+    """Largest difference of a float, as a fraction of its output's scale."""
+    times: float = 0.0
+    """That difference as a multiple of its limit; infinite beside a limit of 0."""
+    broken: bool = False
+    """Whether an answer is missing, not finite, or of another dtype or shape: more than different numbers."""
+    ties: int = 0
+    """Number of class ids and the like that differ because their scores tie within the limit."""
+    problem: str = ""
+    """The first value beyond the limit, or what else is wrong; empty if nothing is."""
+    worst: str = ""
+    """Where the largest difference is, though within the limit; empty if there is none."""
+
+    def __add__(self, other: Comparison) -> Comparison:
+        """Return both as one: the first problem, the largest difference."""
+        furthest = max(self, other, key=lambda each: (each.times, each.largest))
+        return Comparison(
+            self.numbers + other.numbers, self.same + other.same, furthest.largest, furthest.times,
+            self.broken or other.broken, self.ties + other.ties, self.problem or other.problem,
+            furthest.worst,
+        )  # fmt: skip
 
     @property
     def equal(self) -> bool:
-        """Whether the array is as expected, within the limit."""
-        return not self.difference
-
-
-class Tally:
-    """What many comparisons come to: how many numbers, the largest difference, and where the first is."""
-
-    def __init__(self, limit: Limit) -> None:
-        self.limit, self.numbers, self.largest_ulps = limit, 0, 0
-        self.problem = ""
-        """The first value beyond the limit, or what else is wrong; empty where nothing is."""
-        self._first = ""
-
-    def take(self, found: Comparison, output: str, first_example: int) -> None:
-        """Add a comparison of an output of the examples from `first_example` on."""
-        self.numbers += found.numbers
-        self.largest_ulps = max(self.largest_ulps, found.largest_ulps)
-        what = found.difference or found.first
-        if what:
-            example = "" if found.example is None else f", sample example {first_example + found.example}"
-            self._first = self._first or f"{output}{example}: {what}"
-            if found.difference:
-                self.fail(f"{output}{example}: {what}")
-
-    def fail(self, problem: str) -> None:
-        """Note what is wrong, unless something was before."""
-        self.problem = self.problem or problem
+        """Whether all values are as expected, within the limits."""
+        return not self.problem
 
     @property
     def observed(self) -> str:
-        """Say how much was compared, how far it lies apart, and where it first differs."""
-        apart = f", {self.largest_ulps:,} ULPs at most" if self.largest_ulps < WORLDS_APART else ""
-        told = f"{self.numbers:,} numbers{apart}" if self.numbers else ""
-        return "; first: ".join(part for part in (told, self.problem or self._first) if part)
+        """Return what was found, in a short line; a problem in full."""
+        if self.problem:
+            return self.problem
+        if self.same == self.numbers:
+            return f"{self.numbers:,} numbers bit-equal"
+        share = math.floor(1000 * self.same / self.numbers) / 10
+        ties = f", {self.ties} ties" if self.ties else ""
+        return f"within {self.largest:.2g} of scale, {share:g}% bit-equal{ties}"
 
 
-def compare(expected: NDArray[Any], observed: NDArray[Any], limit: Limit = EXACT) -> Comparison:
-    """Compare two arrays whose dtypes and shapes must be the same; bytes of any length are one dtype.
+def failed(problem: str) -> Comparison:
+    """Return the comparison of an answer that did not come, or cannot be compared."""
+    return Comparison(times=math.inf, broken=True, problem=problem)
 
-    NaN equals NaN, -0.0 equals 0.0. Strings (dtype S, U or object) and booleans must be equal; NULs at
-    the end of a string do not count, as NumPy does not store them.
+
+def compare(
+    expected: Arrays, observed: Arrays, limits: Mapping[str, Limit], *, bits: bool, place: str = "",
+    first: int = 0,
+) -> Comparison:  # fmt: skip
+    """Compare the outputs of one request with the expected ones, by alias; dtypes and shapes must be equal.
+
+    With `bits`, an output that repeats itself has to be the same, bit for bit: the conditions are the same.
+    `place` and `first`, the number of the request's first example, go into the description of a problem.
+    NaN equals NaN, and -0.0 equals 0.0; NaN or infinity that is not expected, or strings (dtype S, U or
+    object) that differ, are beyond any limit. NULs at the end of a string do not count: NumPy does not store
+    them. A class id or a class differs from the expected one only if the scores of both tie within the limit.
     """
+    total = Comparison()
+    for alias, expected_array in expected.items():
+        where = f"{place}output {alias!r}"
+        if alias not in observed:
+            total += failed(f"{where} is missing from the answer")
+            continue
+        limit = limits.get(alias, EXACT)
+        held_to = replace(EXACT, scale=limit.scale) if bits and limit.repeats else limit
+        wanted, found = _plain(expected_array), _plain(observed[alias])
+        if problem := _unlike(wanted, found):
+            total += failed(f"{where}: {problem}")
+            continue
+        differs = ~_same(wanted, found)
+        tied = np.zeros_like(differs)
+        if differs.any() and not (_is_float(wanted) or (bits and limit.repeats)) and wanted.ndim:
+            tied = differs & _ties(wanted, found, expected, limits)
+        total += _measured(wanted, found, held_to, differs, tied, where, first)
+    return total
+
+
+def beyond(expected: NDArray[Any], observed: NDArray[Any], limit: Limit) -> NDArray[np.bool_]:
+    """Return which values differ from the expected ones, in an array of the same shape, beyond the limit."""
     expected, observed = _plain(expected), _plain(observed)
-    if problem := _unlike(expected, observed):
-        return Comparison(0, WORLDS_APART, problem)
-    distances = _distances(expected, observed)
-    largest = int(distances.max(initial=0))
-    if not largest:
-        return Comparison(expected.size, 0)
-    beyond = _beyond(expected, observed, distances, limit)
-    missed = bool(beyond.any())
-    index = tuple(int(i) for i in np.argwhere(beyond if missed else distances)[0])
-    told, example = _described(index, expected, observed, distances), (index or (0,))[0]
-    return Comparison(expected.size, largest, told if missed else "", example, first="" if missed else told)
+    differs = ~_same(expected, observed)
+    return (
+        differs & (_distances(expected, observed, limit, differs)[1] > 1) if _is_float(expected) else differs
+    )
 
 
-def _beyond(
-    expected: NDArray[Any], observed: NDArray[Any], distances: NDArray[np.uint64], limit: Limit
+def not_finite(observed: Arrays, place: str = "", first: int = 0) -> Comparison:
+    """Return a problem that names the first NaN or infinity, if there is one."""
+    for alias, array in observed.items():
+        plain = _plain(array)
+        if _is_float(plain) and not (finite := np.isfinite(plain.astype(np.float64))).all():
+            index = tuple(int(step) for step in np.argwhere(~finite)[0])
+            where = f"{place}output {alias!r}{_example(index, first)}"
+            return failed(f"{where}: expected a finite number, found {plain[index]}")
+    return Comparison()
+
+
+def spread(arrays: Mapping[int, NDArray[Any]]) -> float:
+    """Return how far arrays of the same numbers lie apart, as a fraction of their largest magnitude."""
+    widest, *others = (_plain(array).astype(np.float64) for array in arrays.values())
+    scale = magnitude(widest)
+    apart = 0.0
+    for other in others:
+        if other.shape != widest.shape:
+            return math.inf
+        with np.errstate(invalid="ignore"):
+            far = np.where(_same(widest, other), 0.0, np.abs(widest - other))
+        largest = float(np.nan_to_num(far, nan=np.inf).max(initial=0.0))
+        apart = max(apart, largest / scale if scale else (math.inf if largest else 0.0))
+    return apart
+
+
+def magnitude(array: NDArray[Any]) -> float:
+    """Return the largest finite magnitude in an array of floats; 0.0 if there is none."""
+    wide = np.abs(_plain(array).astype(np.float64))
+    return float(wide[np.isfinite(wide)].max(initial=0.0))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is one of floats, bfloat16 included."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def identical(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Return whether two arrays have the same dtype, shape and values."""
+    first, second = _plain(first), _plain(second)
+    return not _unlike(first, second) and bool(_same(first, second).all())
+
+
+def _is_float(array: NDArray[Any]) -> bool:
+    return is_float(array.dtype)
+
+
+def _measured(
+    wanted: NDArray[Any], found: NDArray[Any], limit: Limit, differs: NDArray[np.bool_],
+    tied: NDArray[np.bool_], where: str, first: int,
+) -> Comparison:  # fmt: skip
+    """Return the comparison of one output."""
+    same = int(wanted.size - differs.sum())
+    if not differs.any():
+        return Comparison(wanted.size, same)
+    if not _is_float(wanted):
+        wrong = differs & ~tied
+        if not wrong.any():
+            return Comparison(wanted.size, same, ties=int(tied.sum()))
+        index = _first(wrong)
+        values = f"expected {_value(wanted[index])}, found {_value(found[index])}"
+        problem = f"{where}{_example(index, first)}: {values}"
+        return Comparison(wanted.size, same, times=math.inf, problem=problem)
+    apart, times = _distances(wanted, found, limit, differs)
+    furthest = np.where(times == times.max(), apart, -1.0)  # of those that miss their limit by most
+    index = tuple(int(step) for step in np.unravel_index(int(np.argmax(furthest)), times.shape))
+    scale = limit.scale or magnitude(wanted) or 1.0
+    farthest = float(apart[index]) / scale
+    values = f"expected {_value(wanted[index])}, found {_value(found[index])}"
+    multiple, largest = float(times[index]), float(apart.max()) / scale
+    described = f"{where}{_example(index, first)}: {values}, {farthest:.2g} of scale apart"
+    if multiple <= 1:
+        return Comparison(wanted.size, same, largest, multiple, worst=described)
+    missed = "not bit-equal" if limit.is_exact else f"{_times(multiple)} the limit of {limit}"
+    return Comparison(wanted.size, same, largest, multiple, problem=f"{described}: {missed}", worst=described)
+
+
+def _distances(
+    wanted: NDArray[Any], found: NDArray[Any], limit: Limit, differs: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how far each float lies from the expected one, and how many times its limit that is."""
+    wide, other = wanted.astype(np.float64), found.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(differs, np.abs(other - wide), 0.0)
+        allowed = limit.atol + limit.rtol * np.abs(wide)
+    apart = np.where(np.isfinite(apart), apart, np.inf)  # a NaN or an infinity is near nothing but itself
+    if limit.ulps is not None:
+        return apart, _ratio(_ulps(wanted, found), np.full(wanted.shape, float(limit.ulps)))
+    return apart, _ratio(apart, np.where(np.isfinite(wide) & np.isfinite(other), allowed, 0.0))
+
+
+def _times(multiple: float) -> str:
+    return "infinitely" if math.isinf(multiple) else f"{multiple:,.3g} times"
+
+
+def _ratio(distance: NDArray[np.float64], allowed: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(distance > 0, distance / allowed, 0.0)
+    return np.where(np.isnan(ratio), np.inf, ratio)
+
+
+def _ties(
+    wanted: NDArray[Any], found: NDArray[Any], expected: Arrays, limits: Mapping[str, Limit]
 ) -> NDArray[np.bool_]:
-    """Return which values lie beyond the limit."""
-    if not limit.rtol or expected.dtype.kind != "f":
-        return np.asarray(distances > limit.ulps)
-    wide, other = expected.astype(np.float64), observed.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinities, which are near nothing but themselves
-        near = np.abs(other - wide) <= limit.rtol * np.abs(wide)
-    return np.asarray((distances > 0) & ~(near & np.isfinite(wide)))
+    """Return where the expected and the found class have scores that tie within the limit.
 
-
-def not_finite(observed: NDArray[Any]) -> Comparison | None:
-    """Return where the first NaN or infinity is; None where there is none."""
-    if observed.dtype.kind not in "fc" or np.isfinite(observed).all():
-        return None
-    index = [int(i) for i in np.argwhere(~np.isfinite(observed))[0]]
-    problem = f"{index}: expected a finite number, found {observed[tuple(index)]}"
-    return Comparison(0, WORLDS_APART, problem, index[0] if index else None)
+    Scores are a float output [n, k] of the same signature, and classes its column numbers, or the strings
+    that an output [n, k] names its columns with. A score [n, 1] is that of class 1 of two.
+    """
+    tied = np.zeros(wanted.shape, bool)
+    for alias, scores in expected.items():
+        array, limit = _plain(scores), limits.get(alias, EXACT)
+        if not _is_float(array) or array.ndim != 2 or len(array) != len(wanted) or limit.ulps is not None:  # noqa: PLR2004
+            continue
+        values = array.astype(np.float64)
+        allowed = 2 * (limit.atol + limit.rtol * np.abs(values))  # each of the two may have moved
+        if values.shape[1] == 1:  # of two classes, 0.5 or a logit of 0 lies between
+            between = 0.5 if values.min(initial=0) >= 0 and values.max(initial=0) <= 1 else 0.0
+            values = np.hstack([2 * between - values, values])
+            allowed = np.hstack([allowed, allowed])
+        names = [np.arange(values.shape[1])[None, :].repeat(len(values), 0)]
+        names += [
+            plain
+            for plain in map(_plain, expected.values())
+            if plain.dtype.kind == "S" and plain.shape == values.shape
+        ]
+        for name in names:
+            if (name.dtype.kind == "S") != (wanted.dtype.kind == "S"):
+                continue
+            for index in map(tuple, np.argwhere(wanted != found)):
+                row = index[0]
+                one, other = (np.flatnonzero(name[row] == each[index]) for each in (wanted, found))
+                if len(one) and len(other):
+                    gap = abs(values[row, one[0]] - values[row, other[0]])
+                    tied[index] |= gap <= max(allowed[row, one[0]], allowed[row, other[0]])
+    return tied
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -162,22 +314,18 @@ def _form(array: NDArray[Any]) -> str:
     return f"{name}{list(array.shape)}"
 
 
-def _distances(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.uint64]:
-    kind = expected.dtype.kind
-    if kind == "f":
-        return _float_distances(expected, observed)
-    if kind in "iu":
-        larger, smaller = np.maximum(expected, observed), np.minimum(expected, observed)
-        return larger.astype(np.uint64) - smaller.astype(np.uint64)  # modulo 2**64: right for any sign
-    return np.where(expected == observed, np.uint64(0), np.uint64(WORLDS_APART))
+def _same(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.bool_]:
+    equal = np.asarray(expected == observed)
+    if _is_float(expected) or expected.dtype.kind == "c":
+        equal |= np.isnan(expected) & np.isnan(observed)
+    return equal
 
 
-def _float_distances(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.uint64]:
+def _ulps(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.float64]:
     first, second = _ordered(expected), _ordered(observed)
     distances = np.maximum(first, second).astype(np.uint64) - np.minimum(first, second).astype(np.uint64)
-    nan, other_nan = np.isnan(expected), np.isnan(observed)
-    distances = np.where(nan != other_nan, np.uint64(WORLDS_APART), distances)
-    return np.where(nan & other_nan, np.uint64(0), distances)
+    wrong = np.isnan(expected) != np.isnan(observed)
+    return np.where(wrong, np.inf, np.where(_same(expected, observed), 0.0, distances.astype(np.float64)))
 
 
 def _ordered(floats: NDArray[Any]) -> NDArray[np.int64]:
@@ -188,13 +336,18 @@ def _ordered(floats: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(bits < 0, -magnitude, magnitude)
 
 
-def _described(
-    index: tuple[int, ...], expected: NDArray[Any], observed: NDArray[Any], distances: NDArray[np.uint64]
-) -> str:
-    ulps = int(distances[index])
-    apart = f" ({ulps:,} ULPs apart)" if expected.dtype.kind == "f" and ulps < WORLDS_APART else ""
-    return f"{list(index)}: expected {_value(expected[index])}, found {_value(observed[index])}{apart}"
+def _first(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
+    return tuple(int(step) for step in np.argwhere(wrong)[0])
+
+
+def _example(index: tuple[int, ...], first: int) -> str:
+    if not index:
+        return ""
+    rest = f", {list(index[1:])}" if len(index) > 1 else ""
+    return f", sample example {first + index[0]}{rest}"
 
 
 def _value(value: Any) -> str:
-    return repr(value.item()) if not isinstance(value, np.floating) else str(value)
+    return (
+        str(value) if isinstance(value, np.floating) or value.dtype.name == "bfloat16" else repr(value.item())
+    )

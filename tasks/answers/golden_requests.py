@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tasks.answers import comparison
-from tasks.answers.comparison import Limit, Tally
+from tasks.answers import comparison, limits, numerics
+from tasks.answers.comparison import Comparison
+from tasks.answers.held_to import HeldTo
+from tasks.answers.limits import Limits
+from tasks.answers.served import ServerConditions
 from tasks.artifacts import Candidate, Check
 from tasks.errors import DataError, SmokeTestFailed
 from tasks.servers.serving_client import Answer, ServingClient
@@ -62,38 +65,54 @@ def of_examples(candidate: Candidate, records: Sequence[bytes], requests: int) -
         yield log
 
 
-def replayed(logs: Sequence[Log], client: ServingClient, candidate: Candidate, most: Limit) -> Check:
-    """Ask the server each of them, and the candidate in a session here; say whether they answer alike."""
-    tally = Tally(most)
-    with asking(logs, client, candidate.path) as ask:
+def replayed(
+    logs: Sequence[Log], client: ServingClient, candidate: Candidate, server: ServerConditions
+) -> Check:
+    """Send each request to the server and to the candidate in a session here; compare the answers."""
+    found = Comparison()
+    widest = HeldTo({}, False, "")
+    with asking(logs, client, candidate.path, candidate.offline, server) as ask:
         for index in range(len(logs)):
-            ask(index, tally)
-    rule = f"{len(logs)} are answered, finite, {most.rule} the export in process"
-    return Check("golden requests", rule, tally.observed, most.shown, not tally.problem)
+            reply = ask(index)
+            found += reply.found
+            widest = reply.held_to or widest
+    check = widest.check("golden requests", "the export in process", found)
+    return replace(check, rule=f"{len(logs)} are answered, finite, {check.rule}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How the server answered one golden request."""
+
+    found: Comparison
+    version: int | None = None
+    """Version that answered, None if none did."""
+    held_to: HeldTo | None = None
 
 
 @contextlib.contextmanager
 def asking(
-    logs: Sequence[Log], client: ServingClient, model: Path
-) -> Iterator[Callable[[int, Tally], int | None]]:
-    """Have what asks the server the request of an index, and the SavedModel `model` in a session here.
+    logs: Sequence[Log], client: ServingClient, model: Path, offline: Path, server: ServerConditions
+) -> Iterator[Callable[[int], Reply]]:
+    """Yield a function that sends the request of an index to the server and to the SavedModel `model` here.
 
-    It adds to a tally how they answer, and returns the version that answered, None where none did.
+    `offline` holds the limits of the model's answers.
     """
+    known: Limits = replace(limits.read(offline), conditions=numerics.conditions())
     graph = tf.Graph()
     with contextlib.closing(tf.compat.v1.Session(graph=graph)) as session:
         with graph.as_default():  # no longer than this: who asks meanwhile may compute eagerly
             loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model))
 
-        def ask(index: int, tally: Tally) -> int | None:
+        def ask(index: int) -> Reply:
             try:
                 served = _served(request(logs[index]), client)
                 expected = _in_process(session, loaded.signature_def, request(logs[index]))
             except (SmokeTestFailed, tf.errors.OpError, KeyError, ValueError) as error:
-                tally.fail(f"request {index}: {getattr(error, 'message', error)}")
-                return None
-            _compare(tally, index, served.outputs, expected)
-            return served.version
+                return Reply(comparison.failed(f"request {index}: {getattr(error, 'message', error)}"))
+            signature = request(logs[index]).model_spec.signature_name or "serving_default"
+            held_to = HeldTo.of(known, signature, server.conditions, alone=server.alone)
+            return Reply(_compared(held_to, index, served.outputs, expected), served.version, held_to)
 
         yield ask
 
@@ -127,12 +146,15 @@ def _serialized(given: Any) -> list[bytes]:
     return [context + each.SerializeToString() for each in given.example_list_with_context.examples]
 
 
-def _compare(tally: Tally, index: int, served: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for alias, answer in expected.items():
-        wanted, found = np.asarray(answer), served.get(alias)
-        if found is None:
-            tally.fail(f"request {index}: {alias} is not answered")
-            continue
-        same = found.reshape(wanted.shape) if found.size == wanted.size else found
-        compared = comparison.not_finite(same) or comparison.compare(wanted, same, tally.limit)
-        tally.take(replace(compared, example=None), f"request {index}, output {alias!r}", 0)
+def _compared(
+    held_to: HeldTo, index: int, served: Mapping[str, Any], expected: Mapping[str, Any]
+) -> Comparison:
+    answers = {alias: array for alias, array in served.items() if alias in expected}
+    for alias, array in answers.items():
+        if array.size == expected[alias].size:
+            answers[alias] = array.reshape(
+                expected[alias].shape
+            )  # Regress: [n] for [n, 1] (tf_serving.md, 1.5)
+    place = f"request {index}, "
+    wrong = comparison.not_finite(answers, place)
+    return wrong if wrong.problem else held_to.compare(expected, answers, alike=True, place=place)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from numpy.typing import NDArray
-
-from configs.schema import DataConfig, Tolerance
-from tasks.answers import comparison, offline_answers
-from tasks.answers.comparison import Tally
+from configs.schema import DataConfig
+from tasks.answers import comparison, held_to, limits
+from tasks.answers.comparison import Comparison
+from tasks.answers.held_to import HeldTo
+from tasks.answers.offline_answers import Expected
 from tasks.answers.request_inputs import request_inputs
-from tasks.artifacts import Candidate, Check, Signature
+from tasks.artifacts import Candidate, Check, Endpoint, Signature
 from tasks.errors import SmokeTestFailed
+from tasks.servers import model_status
 from tasks.servers.serving_client import Answer, ServingClient
 
 _BATCHES = {8: 64, 2: 16, 1: 8}
@@ -22,7 +23,7 @@ Ask = Callable[[Sequence[bytes]], Answer]
 
 
 def apis(client: ServingClient, signature: Signature, data: DataConfig) -> Iterator[tuple[str, Ask]]:
-    """Yield each API that the signature has, and how it is asked about serialized tf.Examples."""
+    """Yield each API that the signature has, and how to request it for serialized tf.Examples."""
     yield (
         "Predict",
         lambda records: client.predict(signature.name, request_inputs(signature, records, data.features)),
@@ -36,110 +37,132 @@ def apis(client: ServingClient, signature: Signature, data: DataConfig) -> Itera
 
 
 def default_api(client: ServingClient, candidate: Candidate, data: DataConfig) -> Ask:
-    """Return how a client that names no signature most likely asks."""
+    """Return how a client that names no signature most likely sends a request."""
     named = {signature.name: signature for signature in candidate.signatures}
     default = named.get("serving_default", candidate.signatures[0])
     *_, (_, ask) = apis(client, default, data)
     return ask
 
 
+@dataclass(frozen=True)
+class ServerConditions:
+    """What a server reports of how it rounds; empty and not alone if it reports nothing."""
+
+    conditions: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
+    """Whether no other client's request can share the run of ours."""
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, *, unknown_to_clients: bool) -> ServerConditions:
+        """Ask the server at `endpoint`; a server that no client knows has nobody to share a run with."""
+        reported = model_status.numerics(endpoint.rest)
+        merges = reported.pop("merges", "unknown")
+        return cls(reported, unknown_to_clients or merges == "no")
+
+
+@dataclass
 class Compared:
     """What one API of one signature answered, beside `estimator.predict` and the export in process."""
 
-    def __init__(self, api: str, signature: Signature, candidate: Candidate, tolerance: Tolerance) -> None:
-        self.name, self.versions = f"{api} {signature.name}", set[int]()
-        self._signature, self._folder = signature, candidate.offline
-        self._offline = offline_answers.read(candidate.offline, signature.name)
-        most = comparison.limit(tolerance)
-        self._to_offline, self._to_export = Tally(most), Tally(most)
+    api: str
+    signature: Signature
+    candidate: Candidate
+    server: ServerConditions
+    versions: set[int] = field(default_factory=set)
+    to_predicted: Comparison = field(default_factory=Comparison)
+    to_exported: Comparison = field(default_factory=Comparison)
+
+    def __post_init__(self) -> None:
+        folder, name = self.candidate.offline, self.signature.name
+        self._predicted = Expected.of(folder, "predicted", self.signature)
+        self._exported = Expected.of(folder, "exported", self.signature)
+        known = limits.complete(limits.read(folder), name, self._predicted.whole)
+        self.held_to = HeldTo.of(known, name, self.server.conditions, alone=self.server.alone)
+        exported = replace(known, conditions=limits.exported_under(folder))
+        self._rule_of_export = HeldTo.of(exported, name, self.server.conditions, alone=self.server.alone)
 
     @property
-    def numbers(self) -> int:
-        """How many numbers were compared with `estimator.predict`'s."""
-        return self._to_offline.numbers
+    def name(self) -> str:
+        """The API and the signature."""
+        return f"{self.api} {self.signature.name}"
+
+    @property
+    def broken(self) -> bool:
+        """Whether it did not answer, or with something else than finite numbers of the right form."""
+        return self.to_predicted.broken or self.to_exported.broken
 
     @property
     def problem(self) -> str:
-        """What is wrong first; "" where nothing is."""
-        return self._to_offline.problem or self._to_export.problem
+        """What is wrong first; empty if nothing is."""
+        return self.to_predicted.problem or self.to_exported.problem
 
     @property
     def checks(self) -> Iterator[Check]:
-        """Say how far the answers are from both."""
-        yield self._check(self.name, "estimator.predict", self._to_offline)
-        if self._to_export.numbers or self._to_export.problem:
-            yield self._check(f"{self.name} in process", "the export in process", self._to_export)
+        """Yield how far the answers are from both."""
+        yield self.held_to.check(self.name, "estimator.predict", self.to_predicted)
+        if self.to_exported.numbers or self.to_exported.problem:
+            yield self._rule_of_export.check(
+                f"{self.name} in process", "the export in process", self.to_exported
+            )
 
-    @staticmethod
-    def _check(name: str, what: str, tally: Tally) -> Check:
-        rule = f"{tally.limit.rule} {what}"
-        return Check(name, rule, tally.observed, tally.limit.shown, not tally.problem)
-
-    def ask(
-        self, ask: Ask, records: Sequence[bytes], first: int, batch_size: int | Literal["all"] = 1
-    ) -> None:
-        """Ask about `records`, of which the first is example `first`; no answer is a problem too."""
+    def ask(self, ask: Ask, records: Sequence[bytes], first: int) -> None:
+        """Request answers about `records`, of which the first is sample `first`; none is a problem too."""
         try:
             answer = ask(records)
         except SmokeTestFailed as error:
-            self._to_offline.fail(error.message)
+            self.to_predicted += comparison.failed(error.message)
             return
         self.versions.add(answer.version)
-        self._take(self._to_offline, answer, self._offline, range(first, first + len(records)))
-        export = offline_answers.read_in_process(self._folder, self._signature.name, batch_size)
-        if export is not None:
-            self._take(self._to_export, answer, export, range(first, first + len(records)))
+        last = first + len(records)
+        self.to_predicted += self._one(self.held_to, self._predicted, answer, first, last)
+        if last <= self._exported.examples:
+            self.to_exported += self._one(self._rule_of_export, self._exported, answer, first, last)
 
-    def _take(
-        self, tally: Tally, answer: Answer, expected: Mapping[str, NDArray[Any]], examples: range
-    ) -> None:
-        """Compare an answer about these examples with the expected ones, by alias."""
+    @staticmethod
+    def _one(rule: HeldTo, expected: Expected, answer: Answer, first: int, last: int) -> Comparison:
+        rows, alike = expected.rows(first, last)
         # Of a head without classes (or scores) Classify answers empty ones: there is nothing to compare.
-        for alias, every in expected.items():
-            served = answer.outputs.get(alias)
-            if served is None:
-                tally.fail(f"{alias} is not answered")
-                continue
-            few = self._is_of_examples(alias) and len(every) < examples.stop
-            if few and tally is self._to_export:
-                continue  # it was asked about fewer examples than the server is
-            wanted = every[examples.start : examples.stop] if self._is_of_examples(alias) else every
-            _compare(tally, alias, wanted, served, examples.start)
-
-    def _is_of_examples(self, alias: str) -> bool:
-        """Say whether an output has a row for each example: its first dimension is not fixed."""
-        shape = self._signature.outputs.get(alias, "").partition("[")[2]
-        return not shape[:1].isdigit() and shape != "]"
-
-
-def _compare(tally: Tally, alias: str, wanted: NDArray[Any], served: NDArray[Any], first: int) -> None:
-    # Regress answers [n] for outputs of [n, 1] (tf_serving.md, 1.5).
-    reshaped = served.reshape(wanted.shape) if served.size == wanted.size else served
-    found = comparison.not_finite(reshaped) or comparison.compare(wanted, reshaped, tally.limit)
-    tally.take(found, f"output {alias!r}", first)
+        served = {alias: array for alias, array in answer.outputs.items() if alias in rows}
+        for alias, array in served.items():
+            if array.size == rows[alias].size and rows[alias].shape == (*array.shape, 1):
+                served[alias] = array.reshape(
+                    rows[alias].shape
+                )  # Regress: [n] for [n, 1] (tf_serving.md, 1.5)
+        place = f"batch of {last - first}, "
+        wrong = comparison.not_finite(served, place, first)
+        return wrong if wrong.problem else rule.compare(rows, served, alike=alike, place=place, first=first)
 
 
 def compared(
-    client: ServingClient, candidate: Candidate, records: Sequence[bytes], data: DataConfig,
-    tolerance: Tolerance,
-) -> Iterator[Compared]:  # fmt: skip
-    """Ask every signature by each of its APIs, about all examples at once, in eights, twos and singly."""
+    client: ServingClient,
+    candidate: Candidate,
+    records: Sequence[bytes],
+    data: DataConfig,
+    server: ServerConditions,
+) -> Iterator[Compared]:
+    """Request every signature by each of its APIs, for all examples at once, in eights, twos and singly."""
     for signature in candidate.signatures:
         for api, ask in apis(client, signature, data):
-            found = Compared(api, signature, candidate, tolerance)
-            found.ask(ask, records, 0, "all")
+            found = Compared(api, signature, candidate, server)
+            found.ask(ask, records, 0)
             for size, examples in _BATCHES.items():
                 for first in range(0, min(len(records), examples), size):
                     if not found.problem:
-                        found.ask(ask, records[first : first + size], first, size)
+                        found.ask(ask, records[first : first + size], first)
             yield found
 
 
+def summary(found: Sequence[Compared]) -> tuple[int, str]:
+    """Return the number of values compared, and how far they are from those of `estimator.predict`."""
+    total = sum((each.to_predicted for each in found), Comparison())
+    return total.numbers, held_to.summary(total, [each.held_to for each in found])
+
+
 def failed(checks: Sequence[Check]) -> str:
-    """Name the first check that failed, and how many did; "" where none did."""
+    """Return the first check that failed, and how many did; empty if none did."""
     missed = [check for check in checks if not check.passed]
     if not missed:
         return ""
-    first, more = missed[0], len(missed) - 1
-    also = f" (and {more} more checks failed)" if more else ""
-    return f"{first.name} {first.rule}: observed {first.observed}, limit {first.limit}{also}"
+    first = missed[0]
+    also = f" ({len(missed)} of {len(checks)} checks failed)"
+    return f"{first.name}: {first.observed}{also}"

@@ -1,79 +1,59 @@
-"""One signature of a loaded SavedModel, asked in batches, each answer compared with the offline one."""
+"""One signature of a loaded SavedModel, run on the sample examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.answers import comparison
-from tasks.answers.comparison import Limit, Tally
+from tasks.answers.comparison import Arrays
 from tasks.exports.saved_models import form, is_batched
-
-Arrays = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What asking one signature in one batch size gave."""
-
-    tally: Tally
-    """How far the answers lie from the expected ones."""
-    answers: Arrays
-    """Every example's answers by output alias; {} where it could not be asked."""
 
 
 class SignatureRun:
-    """A signature that can be asked again and again, of the same examples."""
+    """A signature that can be run again and again, on the same examples."""
 
     def __init__(self, session: Any, name: str, definition: Any, inputs: Arrays) -> None:
         """`definition` is the SignatureDef in the session's graph; `inputs` holds every example by alias."""
         self.name, self._outputs, self._inputs = name, dict(sorted(definition.outputs.items())), inputs
         self.examples = len(next(iter(inputs.values())))
-        self._ask = session.make_callable(
+        self._run = session.make_callable(
             {alias: info.name for alias, info in self._outputs.items()},
             feed_list=[definition.inputs[alias].name for alias in inputs],
         )
 
-    def compare(self, expected: Arrays, batch_size: int, most: Limit) -> Outcome:
-        """Ask for all examples, `batch_size` at once, and compare with `expected`, by alias."""
-        tally = Tally(most)
-        parts: dict[str, list[NDArray[Any]]] = {alias: [] for alias in self._outputs}
-        for first in range(0, self.examples, batch_size):
-            last = min(first + batch_size, self.examples)
-            answers = self._ask(*(array[first:last] for array in self._inputs.values()))
-            for alias, info in self._outputs.items():
-                wanted = expected[alias][first:last] if is_batched(info) else expected[alias]
-                observed = np.asarray(answers[alias])
-                place = f"signature {self.name!r}, output {alias!r}"
-                tally.take(_compared(info, wanted, observed, most), place, first)
-                parts[alias].append(observed)
-        return Outcome(tally, {alias: self._whole(alias, parts[alias]) for alias in parts})
+    def batches(self, size: int) -> Iterator[tuple[int, Arrays]]:
+        """Yield the number of the first example and the answers of each batch of `size`, in order."""
+        for first in range(0, self.examples, size):
+            answers = self._run(*(array[first : first + size] for array in self._inputs.values()))
+            yield first, {alias: np.asarray(answers[alias]) for alias in self._outputs}
 
     def answers(self) -> Arrays:
-        """Ask for all examples at once, and return the answers by output alias."""
-        answers = self._ask(*self._inputs.values())
-        return {alias: np.asarray(answers[alias]) for alias in self._outputs}
+        """Return the answers about all examples at once, by output alias."""
+        return next(self.batches(self.examples))[1]
 
-    def _whole(self, alias: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
-        batched = is_batched(self._outputs[alias]) and all(part.ndim for part in parts)
-        return np.concatenate(parts) if batched else parts[0]
+    def whole(self, parts: list[Arrays]) -> Arrays:
+        """Return the answers of all batches as one array for each output."""
+        return {
+            alias: np.concatenate([part[alias] for part in parts])
+            if is_batched(info) and all(part[alias].ndim for part in parts)
+            else parts[0][alias]
+            for alias, info in self._outputs.items()
+        }
+
+    def unlike_stated(self, answers: Arrays) -> str:
+        """Return how an answer's dtype or shape differs from what the SignatureDef states, if it does."""
+        for alias, info in self._outputs.items():
+            if problem := unlike(info, answers[alias]):
+                return f"output {alias!r}: {problem}"
+        return ""
 
 
-def _compared(
-    info: Any, expected: NDArray[Any], observed: NDArray[Any], most: Limit
-) -> comparison.Comparison:
-    if problem := _unlike_stated(info, observed):
-        return comparison.Comparison(0, comparison.WORLDS_APART, problem)
-    return comparison.not_finite(observed) or comparison.compare(expected, observed, most)
-
-
-def _unlike_stated(info: Any, observed: NDArray[Any]) -> str:
-    """Return how dtype and shape differ from what the SignatureDef states; empty where they do not."""
+def unlike(info: Any, observed: NDArray[Any]) -> str:
+    """Return how dtype and shape differ from those of a TensorInfo; empty if they do not."""
     dtype, shape = tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape)
     # A string tensor comes out of a session as an array of dtype object.
     same_dtype = observed.dtype.kind in "OS" if dtype == tf.string else observed.dtype == dtype.as_numpy_dtype

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tensorflow.python.tools import saved_model_cli
 
 from configs.schema import ValidationConfig, ValidationInput
-from tasks.answers import comparison
+from tasks.answers import comparison, limits
 from tasks.answers.comparison import Limit
 from tasks.artifacts import Candidate, Check, Run
 from tasks.errors import ModelError
@@ -45,7 +45,7 @@ def checks(validation: ValidationConfig, candidate: Candidate, run: Run) -> list
         for index, each in enumerate(validation.inputs)
         for check in _checked(
             f"validation.inputs[{index}] {each.signature}", each, results[index], folders[index],
-            comparison.limit(each.tolerance or validation.tolerance), run,
+            limits.read(candidate.offline).of(each.signature), run,
         )
     ]  # fmt: skip
 
@@ -89,7 +89,12 @@ def _isolated(
 
 
 def _checked(
-    name: str, each: ValidationInput, result: Mapping[str, Any], outdir: Path, most: Limit, run: Run
+    name: str,
+    each: ValidationInput,
+    result: Mapping[str, Any],
+    outdir: Path,
+    known: Mapping[str, Limit],
+    run: Run,
 ) -> Iterator[Check]:
     if "wrong" in result:
         hint = "inputs are as saved_model_cli takes them; see docs/how-to/validation-inputs.md"
@@ -100,12 +105,14 @@ def _checked(
     yield Check(name, "runs", f"{len(result['outputs'])} output(s) in {outdir}", None, passed=True)
     for alias, file in each.expected.items():
         if alias not in result["outputs"]:
-            known = ", ".join(result["outputs"])
-            raise ModelError(f"{name}: expected.{alias} is not an output", f"the outputs are {known}")
+            there = ", ".join(result["outputs"])
+            raise ModelError(f"{name}: expected.{alias} is not an output", f"the outputs are {there}")
         wanted = _array(f"{name}: expected.{alias}", alias, file, run.source)
-        found = comparison.compare(wanted, np.load(outdir / f"{alias}.npy", allow_pickle=False), most)
-        observed = found.difference or found.first or found.largest_ulps
-        yield Check(f"{name} {alias}", f"{most.rule} {file}", observed, most.shown, found.equal)
+        own = limits.derive(each.tolerance or "auto", {1: wanted}, None)
+        limit = own if each.tolerance is not None else known.get(alias, own)
+        answered = {alias: np.load(outdir / f"{alias}.npy", allow_pickle=False)}
+        found = comparison.compare({alias: wanted}, answered, {alias: limit}, bits=False)
+        yield Check(f"{name} {alias}", f"equals the file {file}", found.observed, str(limit), found.equal)
 
 
 def _array(place: str, alias: str, file: str, source: Path) -> NDArray[Any]:

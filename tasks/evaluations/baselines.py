@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from configs.answers import Near
+from tasks.answers import comparison, limits
 from tasks.answers.predictions import predict_signatures
 from tasks.answers.request_inputs import request_inputs
 from tasks.artifacts import Baseline
@@ -26,7 +27,7 @@ from tasks.exports import saved_models
 
 _ASKED = 32
 """Examples that tell whether an Estimator is the served model."""
-_RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # another device, or release, rounds otherwise
+_NEAR = Near(rtol=1e-4)  # another device, or release, rounds differently
 
 
 def measure(
@@ -72,15 +73,21 @@ class _AnswersOtherwise(Exception):
 def _require_its_answers(measured: Measure, folder: Path, asked: Path) -> None:
     """Raise unless the Estimator, with the version's variables, answers as the SavedModel does."""
     data = measured.recipe.data
-    offline = predict_signatures(measured.estimator, variables(folder), asked, data, measured.preprocess)
-    served = _served_answers(folder, read_records([asked]), measured)
+    records = read_records([asked])
+    sizes = (len(records),)
+    offline = predict_signatures(
+        measured.estimator, variables(folder), asked, data, sizes, len(records), measured.preprocess
+    )
+    served = _served_answers(folder, records, measured)
     compared = 0
     for name, outputs in served.items():
-        expected = offline.get(name, {})
-        for alias in outputs.keys() & expected.keys():
-            compared += 1
-            if not _alike(expected[alias], outputs[alias]):
-                raise _AnswersOtherwise(f"{name}, {alias}: the Estimator answers otherwise than the version")
+        predicted = offline.get(name, {}).get(len(records), {})
+        expected = {alias: predicted[alias] for alias in outputs.keys() & predicted.keys()}
+        near = {alias: limits.derive(_NEAR, {1: array}, None) for alias, array in expected.items()}
+        found = comparison.compare(expected, outputs, near, bits=False, place=f"{name}, ")
+        compared += len(expected)
+        if found.problem:
+            raise _AnswersOtherwise(f"the Estimator's answers are not the version's: {found.problem}")
     if not compared:
         raise _AnswersOtherwise("the version has no signature that the Estimator knows")
 
@@ -107,12 +114,3 @@ def _served_answers(
 
 def _receiver(definition: Any, features: Mapping[str, Any]) -> Any:
     return "raw" if set(definition.inputs) <= set(features) else "parsing"
-
-
-def _alike(expected: NDArray[Any], answered: NDArray[Any]) -> bool:
-    answered = np.asarray(answered)
-    if expected.shape != answered.shape:
-        return False
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(expected, answered))
-    return bool(np.allclose(expected, answered, _RELATIVE, _ABSOLUTE, equal_nan=True))

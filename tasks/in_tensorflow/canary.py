@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import DataConfig, SmokeTestConfig
-from tasks.answers import comparison, golden_requests, offline_answers, served
+from tasks.answers import golden_requests, offline_answers, served
+from tasks.answers.served import ServerConditions
 from tasks.artifacts import Canary, Candidate, Check, Endpoint
 from tasks.errors import Rejected
 from tasks.examples.tf_examples import read_records
@@ -28,23 +29,23 @@ def run(
     Golden requests are asked too, of the export in this process as well. Where the smoke test has a
     limit of p99, it is held here too. Raises Rejected, with all checks.
     """
-    records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
+    records = read_records([offline_answers.examples_file(candidate.offline)])
     timeout = smoke_test.request_timeout_seconds
     with ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client:
-        asked = list(served.compared(client, candidate, records, data, smoke_test.tolerance))
+        server = ServerConditions.of(endpoint, unknown_to_clients=True)
+        asked = list(served.compared(client, candidate, records, data, server))
         checks = [_named(check) for found in asked for check in found.checks]
         _reject_failed(checks)
         if golden is not None:
-            most = comparison.limit(smoke_test.tolerance)
             logs = golden_requests.read(golden)
-            checks.append(_named(golden_requests.replayed(logs, client, candidate, most)))
+            checks.append(_named(golden_requests.replayed(logs, client, candidate, server)))
             _reject_failed(checks)
         if smoke_test.latency_p99_limit_ms is not None:
             ask = served.default_api(client, candidate, data)
             p99 = float(np.percentile(latencies(ask, records, smoke_test.latency_requests), 99))
             checks.append(_named(latency_check(p99, smoke_test.latency_p99_limit_ms)))
             _reject_failed(checks)
-    return Canary(tuple(checks), sum(found.numbers for found in asked))
+    return Canary(tuple(checks), *served.summary(asked))
 
 
 def _named(check: Check) -> Check:

@@ -7,10 +7,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tasks.answers import answer_differences, offline_answers
+from tasks.answers import answer_differences, limits, offline_answers
+from tasks.answers.comparison import Arrays
 from tasks.answers.kept_answers import Kept
 from tasks.answers.request_inputs import request_inputs
-from tasks.answers.signature_runs import Arrays, SignatureRun
+from tasks.answers.signature_runs import SignatureRun
 from tasks.artifacts import OutputDifference
 from tasks.errors import ModelError
 from tasks.estimators import accelerators
@@ -26,11 +27,12 @@ def run(
     names = {each.name for each in first.candidate.signatures} & {
         each.name for each in second.candidate.signatures
     }
+    known = limits.read(second.candidate.offline)
     one, other = (_answers(each, sorted(names), records) for each in (first, second))
     return tuple(
         each
         for name in sorted(names)
-        for each in answer_differences.of_signature(name, one[name], other[name])
+        for each in answer_differences.of_signature(name, one[name], other[name], known.of(name))
     )
 
 

@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Recipe
+import tensorflow as tf
+
+from configs.schema import AnswersConfig, Recipe
+from tasks.answers import limits, numerics, predictions
+from tasks.answers.limits import Limits
 from tasks.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run
 from tasks.estimators import accelerators
 from tasks.evaluations import answered, baselines, slices, training_curves
@@ -19,13 +23,14 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 def run(
-    progress: Progress, recipe: Recipe, examples: Examples, checkpoint: Checkpoint, run: Run,
-    served: tuple[int, Path] | None = None, recipe_of_served: Recipe | None = None,
+    progress: Progress, recipe: Recipe, answers: AnswersConfig, examples: Examples, checkpoint: Checkpoint,
+    run: Run, served: tuple[int, Path] | None = None, recipe_of_served: Recipe | None = None,
 ) -> Evaluation:  # fmt: skip
     """Return every metric that is a number; no thresholds are looked at here.
 
     `served` is the version to compare with, number and folder, and `recipe_of_served` what it was made
-    of, where that is known and is not tonight's.
+    of, where that is known and is not tonight's. Leaves `run.first_predictions`: what `estimator.predict`
+    answers in this process, so that `export` knows whether another process repeats it bit for bit.
     """
     session_config = accelerators.claim(recipe.training.accelerator)
     tonight = Measure.of(recipe, run, session_config)
@@ -42,6 +47,7 @@ def run(
         compared = parts if recipe.evaluation.by_slice.changes else []
         before = _baseline(progress, served, builders, examples, scratch, compared)
         drawn = _pictures(apart, checkpoint, examples, run)
+        _predict_first(apart, answers, examples, checkpoint, run)
     return Evaluation(metrics, examples.eval.examples, slices=by_slice, baseline=before, pictures=drawn)
 
 
@@ -60,3 +66,25 @@ def _pictures(apart: Measure, checkpoint: Checkpoint, examples: Examples, run: R
     answers = answered.answers(apart, checkpoint.prefix, examples.eval.files)
     trained = training_curves.read(run.model_dir)
     return pictures.of_evaluation(run, trained, training_curves.read(run.model_dir / "eval"), answers)
+
+
+def _predict_first(
+    measure: Measure, answers: AnswersConfig, examples: Examples, checkpoint: Checkpoint, run: Run
+) -> None:
+    folder = run.first_predictions
+    try:
+        _, predicted = predictions.predict_samples(
+            measure.estimator,
+            checkpoint.prefix,
+            answers,
+            examples,
+            measure.recipe.data,
+            measure.preprocess,
+            folder,
+        )
+        predictions.write(folder, predicted)
+    except Exception as error:  # a model that cannot be exported: `export` explains that better
+        print(f"the sample examples were not predicted: {type(error).__name__}: {error}")
+        return
+    device = "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
+    limits.write(folder, Limits(conditions=numerics.conditions(device)))

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.schema import DataConfig, ExportConfig, ModelConfig, TrainingConfig
-from tasks.answers import offline_answers
-from tasks.answers.predictions import predict_signatures
+from configs.schema import AnswersConfig, DataConfig, ExportConfig, ModelConfig, TrainingConfig
+from tasks.answers import limits, numerics, offline_answers, predictions
+from tasks.answers.limits import Limits
+from tasks.answers.predictions import BySize
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
 from tasks.estimators import accelerators, assembly, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of
-from tasks.examples.tf_examples import read_records, write_records
 from tasks.exports import extra_assets, graph_exports, saved_models
 from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
 from tasks.tensorflow_errors import explained
@@ -24,10 +24,10 @@ from tasks.tensorflow_errors import explained
 def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     _progress: Callable[[Mapping[str, Any]], None],
     model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
-    examples: Examples, checkpoint: Checkpoint, samples: int, run: Run,
+    examples: Examples, checkpoint: Checkpoint, answers: AnswersConfig, run: Run,
     metrics: dict[str, float] | None = None,
 ) -> Candidate:  # fmt: skip
-    """Export the checkpoint, and ask `estimator.predict` of the first `samples` sample examples.
+    """Export the checkpoint, and predict the sample examples with `estimator.predict` in every batch size.
 
     Default-valued attributes are always stripped from the graph, so that older servers can load it: of
     tensorflow-estimator 2.15.0, estimator.py's `export_saved_model` passes `strip_default_attrs=True`.
@@ -53,15 +53,21 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
         signatures = _signatures(path, export, data)
         offline = run.folder / "offline"
         with explained(writes_to=offline):
-            records = _sampled(examples, samples, offline)
-            asked = offline_answers.examples_file(offline)
-            answers = predict_signatures(estimator, checkpoint.prefix, asked, data, preprocess)
-            _write_answers(answers, signatures, offline)
+
+            def predict() -> tuple[int, dict[str, BySize]]:
+                return predictions.predict_samples(
+                    estimator, checkpoint.prefix, answers, examples, data, preprocess, offline
+                )
+
+            samples, predicted = predict()
+            found = _limits(answers, predicted, lambda: predict()[1], signatures, run)
+            predictions.write(offline, {each.name: predicted[_head(each, predicted)] for each in signatures})
+            limits.write(offline, found)
     except BaseException:
         shutil.rmtree(path)
         raise
     tag_sets, assets = saved_models.tag_sets(path), saved_models.assets(path)
-    return Candidate(path, signatures, offline, records, tag_sets, assets)
+    return Candidate(path, signatures, offline, samples, tag_sets, assets)
 
 
 def _written(
@@ -107,19 +113,35 @@ def _signatures(path: Path, export: ExportConfig, data: DataConfig) -> tuple[Sig
     return found
 
 
-def _sampled(examples: Examples, samples: int, offline: Path) -> int:
-    """Write the first `samples` sample examples into an empty `offline`; return how many there are."""
-    shutil.rmtree(offline, ignore_errors=True)
-    offline.mkdir(parents=True)
-    records = read_records(examples.sample.files, limit=samples)
-    write_records(offline_answers.examples_file(offline), records)
-    return len(records)
+def _head(signature: Signature, predicted: Mapping[str, Any]) -> str:
+    """Return the export output of a signature; one of an alternative receiver is named `receiver:head`."""
+    return signature.name if signature.name in predicted else signature.name.partition(":")[2]
 
 
-def _write_answers(
-    answers: Mapping[str, Mapping[str, Any]], signatures: tuple[Signature, ...], offline: Path
-) -> None:
-    """Write what each signature should answer; one of an alternative receiver is named `receiver:head`."""
+def _limits(
+    answers: AnswersConfig, predicted: Mapping[str, BySize], repeat: Callable[[], Mapping[str, Any]],
+    signatures: tuple[Signature, ...], run: Run,
+) -> Limits:  # fmt: skip
+    """Return what each output is held to, given what `evaluate` predicted before, in another process.
+
+    If it did so under other conditions, `repeat` predicts again, in another session.
+    """
+    conditions = numerics.conditions()
+    before: Mapping[str, BySize]
+    if numerics.alike(limits.read(run.first_predictions).conditions, conditions):
+        before = {name: offline_answers.read(run.first_predictions, "predicted", name) for name in predicted}
+    else:  # evaluated on a GPU, or on another machine
+        before = repeat()
+    found = {}
     for signature in signatures:
-        head = signature.name if signature.name in answers else signature.name.partition(":")[2]
-        offline_answers.write(offline, signature.name, answers[head])
+        head = _head(signature, predicted)
+        again = before[head]
+        found[signature.name] = {
+            alias: limits.derive(
+                answers.tolerance_of(signature.name, alias),
+                {size: arrays[alias] for size, arrays in predicted[head].items()},
+                {size: arrays[alias] for size, arrays in again.items()},
+            )
+            for alias in signature.outputs
+        }
+    return Limits(found, conditions)

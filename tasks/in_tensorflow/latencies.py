@@ -40,7 +40,7 @@ def run(
     smoke_test: SmokeTestConfig, data: DataConfig,
 ) -> Latencies:  # fmt: skip
     """Ask both servers the same requests of one example, in turns; compare percentiles."""
-    records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
+    records = read_records([offline_answers.examples_file(candidate.offline)])
     timeout = smoke_test.request_timeout_seconds
     with (
         ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client,

@@ -12,11 +12,10 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from configs.schema import DataConfig, SmokeTestConfig
-from tasks.answers import comparison, golden_requests, offline_answers, served
-from tasks.answers.comparison import Tally
-from tasks.answers.served import Ask, Compared
+from tasks.answers import golden_requests, offline_answers, served
+from tasks.answers.served import Ask, Compared, ServerConditions
 from tasks.artifacts import Candidate, Check, Endpoint, Run, SmokeTest
-from tasks.errors import SmokeTestFailed
+from tasks.errors import AnswersDiffer, SmokeTestFailed
 from tasks.examples.tf_examples import read_records
 from tasks.reports import pictures
 from tasks.servers import rest_requests
@@ -47,83 +46,95 @@ def run(
     Leaves `rest_request.json` in the run's folder: a request body that anyone can paste. Raises
     SmokeTestFailed, with all checks.
     """
-    records = read_records([offline_answers.examples_file(candidate.offline)], limit=smoke_test.samples)
+    records = read_records([offline_answers.examples_file(candidate.offline)])
     timeout = smoke_test.request_timeout_seconds
     with ServingClient(endpoint.grpc, endpoint.model_name, timeout, endpoint.tls) as client:
+        server = ServerConditions.of(endpoint, unknown_to_clients=False)
         checks: list[Check] = []
-        numbers = 0
-        for found in served.compared(client, candidate, records, data, smoke_test.tolerance):
+        compared = list(served.compared(client, candidate, records, data, server))
+        for found in compared:
             checks += [_version_check(found, endpoint.version), *found.checks]
-            numbers += found.numbers
-        _refuse_failed(checks)
+        as_asked = all(found.versions == {endpoint.version} and not found.broken for found in compared)
+        _refuse_failed(checks, AnswersDiffer if as_asked else SmokeTestFailed)
         ask = served.default_api(client, candidate, data)
         milliseconds = latencies(ask, records, smoke_test.latency_requests)
         p50, p99 = (float(np.percentile(milliseconds, share)) for share in (50, 99))
         checks.append(latency_check(p99, smoke_test.latency_p99_limit_ms))
         _refuse_failed(checks)
         if smoke_test.watch_seconds:
-            checks.append(_watch(client, records, endpoint, candidate, smoke_test, data, golden, progress))
+            asked = [
+                (Compared(api, signature, candidate, server), ask)
+                for signature in candidate.signatures
+                for api, ask in served.apis(client, signature, data)
+            ]
+            with _asking_golden(golden, client, endpoint, candidate, server) as golden_problem:
+                seconds = smoke_test.watch_seconds
+                checks.append(_watch(asked, golden_problem, records, endpoint.version, seconds, progress))
     _refuse_failed(checks)
     rest_requests.write_sample(run.folder, candidate.signatures, records[:1], data)
     limit = smoke_test.latency_p99_limit_ms
     marks = {"p50": p50, "p99": p99, **({} if limit is None else {"limit": limit})}
-    return SmokeTest(tuple(checks), numbers, p50, p99, pictures.of_latencies(run, milliseconds, marks))
+    numbers, answers = served.summary(compared)
+    drawn = pictures.of_latencies(run, milliseconds, marks)
+    return SmokeTest(tuple(checks), numbers, answers, p50, p99, drawn)
 
 
 def _watch(
-    client: ServingClient, records: Sequence[bytes], endpoint: Endpoint, candidate: Candidate,
-    smoke_test: SmokeTestConfig, data: DataConfig, golden: Golden | None,
+    asked: Sequence[tuple[Compared, Ask]], golden_problem: Callable[[int], str] | None,
+    records: Sequence[bytes], version: int, watch_seconds: float,
     progress: Callable[[Mapping[str, Any]], None],
 ) -> Check:  # fmt: skip
-    """Ask about one example after the other, in every signature and API, until the time is over.
+    """Request answers about one sample after the other, in every signature and API, until the time is over.
 
     With golden requests, one of them after each.
     """
-    rule = f"equals offline for {smoke_test.watch_seconds:g} s"
-    began, asked = time.monotonic(), 0
-    with _asking_golden(golden, client, endpoint, smoke_test) as golden_problem:
-        while (seconds := time.monotonic() - began) < smoke_test.watch_seconds:
-            problem = _sample_problem(client, records, asked, endpoint, candidate, smoke_test, data)
-            if problem := problem or golden_problem(asked):
-                observed = problem.replace(": ", f" after {seconds:.1f} s: ", 1)
-                return Check("watch", rule, observed, None, passed=False)
-            asked += 1
-            progress({"message": f"watched for {seconds:.0f} s of {smoke_test.watch_seconds:g}"})
-            time.sleep(_PAUSE_SECONDS)
-    observed = f"{asked} rounds of requests" + (", a golden one in each" if golden else "")
+    rule = f"equals offline for {watch_seconds:g} s"
+    began, rounds = time.monotonic(), 0
+    while (seconds := time.monotonic() - began) < watch_seconds:
+        problem = _sample_problem(asked, records, rounds % len(records), version)
+        if golden_problem is not None:
+            problem = problem or golden_problem(rounds)
+        if problem:
+            observed = problem.replace(": ", f" after {seconds:.1f} s: ", 1)
+            return Check("watch", rule, observed, None, passed=False)
+        rounds += 1
+        progress({"message": f"watched for {seconds:.0f} s of {watch_seconds:g}"})
+        time.sleep(_PAUSE_SECONDS)
+    observed = f"{rounds} rounds of requests" + (", a golden one in each" if golden_problem else "")
     return Check("watch", rule, observed, None, passed=True)
 
 
 def _sample_problem(
-    client: ServingClient, records: Sequence[bytes], asked: int, endpoint: Endpoint, candidate: Candidate,
-    smoke_test: SmokeTestConfig, data: DataConfig,
-) -> str:  # fmt: skip
-    """Ask about one example in every signature and API; say what is wrong, "" where nothing is."""
-    index = asked % len(records)
-    for signature in candidate.signatures:
-        for api, ask in served.apis(client, signature, data):
-            found = Compared(api, signature, candidate, smoke_test.tolerance)
-            found.ask(ask, records[index : index + 1], index)
-            if found.problem or found.versions != {endpoint.version}:
-                return f"{found.name}: {found.problem or f'version {found.versions.pop()} answered'}"
+    asked: Sequence[tuple[Compared, Ask]], records: Sequence[bytes], index: int, version: int
+) -> str:
+    """Request answers about one sample in every signature and API; return what is wrong, if anything."""
+    for found, ask in asked:
+        found.ask(ask, records[index : index + 1], index)
+        others = found.versions - {version}
+        if found.problem or others:
+            return f"{found.name}: {found.problem or f'version {others.pop()} answered'}"
     return ""
 
 
 @contextmanager
 def _asking_golden(
-    golden: Golden | None, client: ServingClient, endpoint: Endpoint, smoke_test: SmokeTestConfig
-) -> Iterator[Callable[[int], str]]:
-    """Have what asks one golden request and says what is wrong with its answer, "" where nothing is."""
+    golden: Golden | None, client: ServingClient, endpoint: Endpoint, candidate: Candidate,
+    server: ServerConditions,
+) -> Iterator[Callable[[int], str] | None]:  # fmt: skip
+    """Yield a function that sends one golden request and returns what is wrong with the answer, if anything.
+
+    None if there are no golden requests.
+    """
     logs = golden_requests.read(golden["file"]) if golden else []
     if golden is None or not logs:
-        yield lambda _: ""
+        yield None
         return
-    with golden_requests.asking(logs, client, golden["model"]) as ask:
+    with golden_requests.asking(logs, client, golden["model"], candidate.offline, server) as ask:
 
         def problem(asked: int) -> str:
-            tally = Tally(comparison.limit(smoke_test.tolerance))
-            version = ask(asked % len(logs), tally)
-            wrong = tally.problem or (f"version {version} answered" if version != endpoint.version else "")
+            reply = ask(asked % len(logs))
+            other = "" if reply.version == endpoint.version else f"version {reply.version} answered"
+            wrong = reply.found.problem or other
             return wrong and f"golden requests: {wrong}"
 
         yield problem
@@ -149,7 +160,7 @@ def latency_check(p99: float, limit: float | None) -> Check:
     return Check("latency p99 ms", rule, round(p99, 3), limit, passed)
 
 
-def _refuse_failed(checks: Sequence[Check]) -> None:
+def _refuse_failed(checks: Sequence[Check], error: type[SmokeTestFailed] = SmokeTestFailed) -> None:
     if problem := served.failed(checks):
         hint = "the new version is withdrawn; the one before answers again"
-        raise SmokeTestFailed(problem, hint, tuple(checks))
+        raise error(problem, hint, tuple(checks))

@@ -10,7 +10,6 @@ import yaml
 
 from tasks.samples.guesses import FeatureGuess, Guess
 
-_TOLERANCE = 65_536
 _COMMENT_COLUMN = 44
 
 
@@ -132,10 +131,6 @@ def _gates(guess: Guess) -> list[str]:
         "  thresholds:  # a model that misses one is rejected (exit code 3); the version before serves on",
         f"    {label.metric}: {_flow(label.threshold)}  # {label.threshold_why}: ask for more",
         "",
-        "# A sum is rounded otherwise in a batch of one, and one that is nearly zero has few digits left: so",
-        "# many units in the last place may lie between two answers. `exact`, the default, suits many.",
-        f"validation: {{tolerance: {{ulps: {_TOLERANCE}}}}}",
-        f"smoke_test: {{tolerance: {{ulps: {_TOLERANCE}}}}}",
         "",
     ]
 

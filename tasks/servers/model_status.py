@@ -46,6 +46,18 @@ def _get(url: str, timeout_seconds: float) -> httpx.Response:
     return httpx.get(url, timeout=timeout_seconds, trust_env=False, verify=_NO_AUTHORITIES)
 
 
+def numerics(rest: str, timeout_seconds: float = 2.0) -> dict[str, str]:
+    """Return what the server reports of how it rounds (`GET /numerics`), and whether it `merges` requests.
+
+    Empty for a server that reports nothing, such as the official one.
+    """
+    try:
+        reported = _get(f"{rest}/numerics", timeout_seconds).raise_for_status().json()
+        return {str(name): str(value) for name, value in reported.items()}
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return {}
+
+
 def answers(rest: str, timeout_seconds: float = 2.0) -> bool:
     """Say whether a server is there, whatever it knows."""
     try:
