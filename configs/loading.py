@@ -63,6 +63,11 @@ def load_strictly(model: type[Model], file: Path) -> Model:
     return _validated(model, _Document.read(file), {})
 
 
+def place_of(file: Path, keys: Sequence[Key]) -> str:
+    """Return `file:line:column` of the deepest of `keys` that is in the YAML."""
+    return _Document.read(file).place(keys)
+
+
 def _validated(model: type[Model], document: _Document, overrides: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(document.values)

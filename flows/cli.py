@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from configs.errors import ConfigError, SlipwayError
 from configs.loading import load_pipeline, parse_override
+from configs.model_checks import require_buildable
 from configs.overrides import given
 from configs.references import require_callables
 from flows.display import print_error
@@ -99,12 +100,26 @@ def retrain(  # noqa: PLR0913 (each is an option)
 
 
 @app.command
-def check(pipeline: str, *, overrides: Overrides = ()) -> int:
-    """Check the configuration, and nothing else: no TensorFlow, no network, nothing is written."""
+def check(
+    pipeline: str,
+    *,
+    overrides: Overrides = (),
+    build: Annotated[
+        bool, Parameter(negative="", help="Also build the Estimator and its graphs with TensorFlow (10 s)")
+    ] = False,
+) -> int:
+    """Check the configuration: no data and no network; without --build no TensorFlow. Writes nothing."""
     loaded = load_pipeline(pipeline, _parsed(overrides))
     require_callables(loaded)
+    require_buildable(loaded)
+    built = ""
+    if build:
+        from flows import terminal
+
+        built = f"; {terminal.build_model(loaded).proved()}"
     Console(highlight=False).print(
-        f"{escape(str(loaded.file))}: pipeline [bold]{loaded.config.name}[/] is valid"
+        f"{escape(str(loaded.file))}: pipeline [bold]{loaded.config.name}[/] is valid{built}",
+        soft_wrap=True,
     )
     return 0
 

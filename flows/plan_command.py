@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.loading import Pipeline
+from configs.model_checks import require_buildable
 from configs.references import require_callables
 from tasks.planning import Plan, Resumable, plan
 
@@ -18,6 +19,7 @@ from tasks.planning import Plan, Resumable, plan
 def run(pipeline: Pipeline, as_json: bool) -> int:
     """Print the plan, for people or as JSON. Raises ConfigError for a pipeline that could not run."""
     require_callables(pipeline)
+    require_buildable(pipeline)
     planned = plan(pipeline)
     if as_json:
         sys.stdout.buffer.write(to_json(planned, indent=2) + b"\n")

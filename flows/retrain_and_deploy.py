@@ -53,7 +53,7 @@ def retrain_and_deploy(
     with recorded_run(pipeline, given(overrides, force=force), run_id, resume) as this:
         config, run = this.config, this.run
         recover(config.deployment, config.smoke_test, run, dry_run)
-        target = preflight(config.deployment, config.server, run)
+        target = preflight(config.deployment, config.server, config.recipe, config.export, run)
         this.ends_here(dry_run)
         examples = ingest(config.data, run)
         this.ends_if_needless(check_data(config.data.gates, examples, run))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from rich.markup import escape
 from configs.errors import ConfigError, SlipwayError
 from configs.home import home
 from configs.loading import Pipeline, load_pipeline
+from configs.model_checks import require_buildable
 from configs.references import require_callables
 from flows import ephemeral_server, made_of
 from flows.display import RunDisplay, print_error, print_verdict
 from flows.reports import Reports
 from tasks import model_versions, tensorflow_process
-from tasks.artifacts import Inspection, Probe, Verdict
+from tasks.artifacts import BuiltModel, Inspection, Probe, Verdict
 from tasks.exports import extra_assets
 from tasks.runs import run_folders, run_records, tracebacks
 from tasks.runs.resumable_runs import resumption
@@ -54,6 +56,7 @@ def run_flow(
     try:
         loaded, run_id = _begun(pipeline, overrides, resume)
         require_callables(loaded)
+        require_buildable(loaded)
     except ConfigError as error:
         reports.write(_refused(pipeline, error))
         raise
@@ -246,6 +249,18 @@ def ask_server(loaded: Pipeline, examples: Path | None, count: int) -> int:
     for line in answered.shown:
         console.print(line, markup=False, soft_wrap=True)
     return 0
+
+
+def build_model(loaded: Pipeline) -> BuiltModel:
+    """Build the model's graphs, without data."""
+    from tasks import preflight
+
+    with tempfile.TemporaryDirectory(prefix="slipway-check-") as folder:
+        run = replace(run_folders.describe(loaded, "check"), folder=Path(folder))
+        try:
+            return preflight.build_model(loaded.config.recipe, loaded.config.export, run, run.log("check"))
+        finally:
+            tensorflow_process.close_spare()
 
 
 def inspect(path: Path, values: Sequence[str]) -> int:

@@ -457,6 +457,22 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class BuiltModel:
+    """What is known of a model whose graphs were built, without data."""
+
+    variables: int
+    """Trainable variables of the training graph."""
+    metrics: tuple[str, ...]
+    """Metrics that an evaluation reports, sorted."""
+    signatures: tuple[str, ...]
+    """Signatures that could be served."""
+
+    def proved(self) -> str:
+        """Return the summary in a part of a sentence."""
+        return f"the model builds: {self.variables} variables, {len(self.signatures)} signatures"
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a file or folder holds."""
 

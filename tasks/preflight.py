@@ -6,9 +6,9 @@ import re
 import socket
 from pathlib import Path
 
-from configs.schema import DeploymentConfig, LimitsConfig, ServerConfig
-from tasks import model_versions
-from tasks.artifacts import ContainerLimits, Run, ServingTarget
+from configs.schema import DeploymentConfig, ExportConfig, LimitsConfig, Recipe, ServerConfig
+from tasks import model_versions, tensorflow_process
+from tasks.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
 from tasks.servers import model_servers, model_status, server_image, server_process, server_records
 from tasks.servers.server_records import ServerRecord
@@ -18,13 +18,34 @@ _ALL = "0.0.0.0"  # noqa: S104 (what a YAML may say, with TLS or on purpose)
 
 
 @stage("preflight", run_name="preflight of {run.pipeline}")
-def preflight(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> ServingTarget:
-    """Decide where to serve, build the image if that needs one, and see that ports and folder are ours.
+def preflight(
+    deployment: DeploymentConfig, server: ServerConfig, recipe: Recipe, export: ExportConfig, run: Run
+) -> ServingTarget:
+    """Decide where to serve, build the image if needed, check ports and folder, and build the model's graphs.
 
     Raises EnvironmentFault for a folder that is not writable, a port that somebody else has, an engine
     that does not answer where one is asked for, an image that cannot be had or built, an external server
-    that does not answer though there are versions, a resumed run whose version is no longer the highest.
+    that does not answer though there are versions, a resumed run whose version is no longer the highest;
+    ModelError or ConfigError for a model that cannot be built as configured.
     """
+    target = _target(deployment, server, run)
+    build_model(recipe, export, run, run.log("preflight"))
+    return target
+
+
+def build_model(recipe: Recipe, export: ExportConfig, run: Run, log: Path) -> BuiltModel:
+    """Build the Estimator, its training and evaluation graphs and its serving graph, without data."""
+    return tensorflow_process.run(
+        "build", BuiltModel, log=log, keep=True,
+        arguments={
+            "model": recipe.model, "training": recipe.training, "evaluation": recipe.evaluation,
+            "data": recipe.data, "export": export, "run": run,
+        },
+    )  # fmt: skip
+
+
+def _target(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> ServingTarget:
+    """Return where to serve."""
     model_versions.require_writable(run.model_base_path)
     _refuse_superseded(run)
     record = model_servers.running(run.pipeline)

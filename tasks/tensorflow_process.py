@@ -4,12 +4,13 @@ A stage names one of the programs in `tasks/in_tensorflow/` and gets back its ar
 
     checkpoint = run("train", Checkpoint, log=folder / "train.log", arguments={...})
 
-Each call has a process of its own, spawned, never forked, in a session of its own, that dies with its
-parent. While one works, the next (`prepare()`) imports TensorFlow, so that no stage waits for that.
+Each call has a process of its own (after a call with `keep`, the next one takes the same), spawned, never
+forked, in a session of its own, that dies with its parent. While one works, the next (`prepare()`) imports
+TensorFlow, so that no stage waits for that.
 What the process prints goes to `log`; when it fails, the error holds the last lines.
 
-Run as a program (`python -m tasks.tensorflow_process`) this module is the child: one JSON request on
-stdin; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or `{"error": …}`.
+Run as a program (`python -m tasks.tensorflow_process`) this module is the child: a JSON line on stdin for
+each request; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def ignore_progress(_: Mapping[str, Any]) -> None:
 
 
 class Child:
-    """A spawned interpreter that imports TensorFlow and waits for its one request."""
+    """A spawned interpreter that imports TensorFlow and waits for requests: as a rule, for one."""
 
     def __init__(self) -> None:
         self._early_log: IO[bytes] = tempfile.TemporaryFile()
@@ -75,13 +76,13 @@ class Child:
             env=environment, start_new_session=True,
         )  # fmt: skip
 
-    def send(self, request: Mapping[str, Any]) -> None:
-        """Give it its one request."""
+    def send(self, request: Mapping[str, Any], *, last: bool = True) -> None:
+        """Send a request; after the last one it ends."""
         stdin = self.process.stdin
         assert stdin is not None
         try:
-            stdin.write(json.dumps(request).encode())
-            stdin.close()
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.close() if last else stdin.flush()
         except BrokenPipeError:
             pass  # it died while importing: reading its replies says so, with the log
 
@@ -196,6 +197,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     stall_timeout_seconds: float | None = None,
     grace_seconds: float = 30.0,
     prepare_next: bool = True,
+    keep: bool = False,
     secrets: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
@@ -205,8 +207,10 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
     `tasks.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
     `stall_timeout_seconds`, counted from its start too. `secrets` are in its environment, and masked in its
-    progress and errors and, when it has ended, in the log.
+    progress and errors and, when it has ended, in the log. With `keep` the next call gets the same
+    process: for programs that leave nothing behind in it.
     """
+    global _spare
     child = _take()
     hidden = list((secrets or {}).values())
 
@@ -220,8 +224,8 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     )
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
-        child.send(request_for(program, log, arguments, secrets))
-        if prepare_next:
+        child.send(request_for(program, log, arguments, secrets), last=not keep)
+        if prepare_next and not keep:
             prepare()
         for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
             if "progress" in reply:
@@ -229,6 +233,8 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
             elif "error" in reply:
                 raise _rebuilt(masking.masked(reply["error"], hidden))
             else:
+                if keep:
+                    _spare = child
                 return TypeAdapter(returns).validate_python(reply["result"])
         code = child.process.wait()
         raise _death(program, code, masking.masked(_last_lines(log) or child.early_log(), hidden))
@@ -240,7 +246,8 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
         message = f"{program} made no step for {stall_timeout_seconds:g} s, and was killed"
         raise ProcessStalled(message, _log_of(log, hidden)) from None
     finally:
-        child.close(grace_seconds)
+        if child is not _spare:
+            child.close(grace_seconds)
         forwarded.close()
         masking.mask_file(log, hidden)
 
@@ -297,7 +304,7 @@ def end_with_parent(by: signal.Signals) -> None:
 
 
 def main() -> None:
-    """Be the child: import TensorFlow, read one request, run it, reply."""
+    """Be the child: import TensorFlow, then read requests, run each, and reply."""
     parent = int(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it sends SIGTERM
     end_with_parent(signal.SIGTERM)
@@ -311,8 +318,7 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     _keep_what_is_worth_reading(logging.getLogger("tensorflow"))
-    request = sys.stdin.buffer.read()
-    if request:
+    for request in sys.stdin.buffer:
         _serve(json.loads(request), replies)
 
 

@@ -10,24 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from configs import canned
 from configs.features import CombinedColumns, FeatureSpecs
 from configs.schema import DataConfig, ModelConfig
 from tasks.errors import ModelError
 from tasks.estimators import feature_columns
 
-CANNED = tuple(
-    f"{kind}{role}"
-    for kind in ("DNN", "Linear", "DNNLinearCombined", "Baseline")
-    for role in ("Classifier", "Regressor", "Estimator")
-)
-"""All that tensorflow-estimator 2.15.0 has; BoostedTrees* were removed from it before that."""
-
-_HEADS = (
-    "BinaryClassHead", "LogisticRegressionHead", "MultiClassHead", "MultiHead", "MultiLabelHead",
-    "PoissonRegressionHead", "RegressionHead",
-)  # fmt: skip
-_COMMON_TO_OPTIMIZERS = ("clipnorm", "clipvalue", "global_clipnorm", "decay")
-_COLUMNS = ("feature_columns", "linear_feature_columns", "dnn_feature_columns")
+CANNED = tuple(canned.ESTIMATORS)
+_HEADS = tuple(canned.HEADS)
+_COLUMNS = canned.COLUMN_PARAMETERS
 
 
 def seen_in_training(model: ModelConfig, data: DataConfig) -> DataConfig:
@@ -129,7 +120,7 @@ def _constructed(place: str, value: Any, classes: Mapping[str, Any], **extra: An
         known = sorted(each.__name__ for each in classes.values())
         raise ModelError(f"{place}: expected a name, or {{name: …}} and arguments, found {value!r}",
                          _nearest(str(name), known))  # fmt: skip
-    parameters = [*inspect.signature(cls).parameters, *_COMMON_TO_OPTIMIZERS]
+    parameters = [*inspect.signature(cls).parameters, *canned.COMMON_TO_OPTIMIZERS]
     for key, argument in arguments.items():
         _refuse_text_number(f"{place}.{key}", argument)
         if key not in parameters:
