@@ -15,6 +15,7 @@ from rich.text import Text
 
 from tasks.artifacts import Check, Verdict
 from tasks.reports.markdown import shown
+from tasks.runs import progress_lines
 from tasks.runs.run_records import Event, StageEntry
 
 _MARKS = {
@@ -32,7 +33,6 @@ _OUTCOMES = {
     "rolled_back": "[bold yellow]rolled back[/] (the new version is withdrawn; the one before answers)",
     "failed": "[bold red]failed[/]",
 }
-_PLAIN_PROGRESS_SECONDS = 5.0
 _MOST_MISSED = 8
 
 
@@ -69,7 +69,7 @@ class RunDisplay:
     def prepare(self, text: str) -> None:
         """Show what the run waits for before its first stage."""
         self._live.update(self._rows["prefect"], text=text)
-        if time.monotonic() - self._last_plain >= _PLAIN_PROGRESS_SECONDS:
+        if time.monotonic() - self._last_plain >= progress_lines.LOG_EVERY_SECONDS:
             self._plain(f"prefect: {text}")
 
     def watch(self, event: Event) -> None:
@@ -95,14 +95,14 @@ class RunDisplay:
         if "level" in progress:  # a line of a log
             self._console.print(f"{entry.name}: {progress['message']}", markup=False, highlight=False)
             return
-        text = _progress_text(progress)
+        text = progress_lines.line(progress)
         self._live.update(
             self._rows[entry.name],
             total=progress.get("max_steps"),
             completed=progress.get("step", 0),
             text=text,
         )
-        if time.monotonic() - self._last_plain >= _PLAIN_PROGRESS_SECONDS:
+        if time.monotonic() - self._last_plain >= progress_lines.LOG_EVERY_SECONDS:
             self._plain(f"{entry.name}: {text}")
 
     def _end(self, entry: StageEntry) -> None:
@@ -119,17 +119,6 @@ class RunDisplay:
         if not self._console.is_terminal:
             self._last_plain = time.monotonic()
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _progress_text(progress: Mapping[str, Any]) -> str:
-    parts = [str(progress["message"])] if "message" in progress else []
-    if "step" in progress:
-        parts.append(f"step {progress['step']:,}/{progress.get('max_steps', 0):,}")
-    if progress.get("loss") is not None:
-        parts.append(f"loss {progress['loss']:.4g}")
-    if progress.get("steps_per_second"):
-        parts.append(f"{progress['steps_per_second']:,.0f} steps/s")
-    return "  ".join(parts)
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:

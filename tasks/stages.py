@@ -15,9 +15,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.utilities.annotations import opaque
 
 from tasks.errors import disk_full, is_disk_full
+from tasks.runs import progress_lines
 from tasks.runs.run_records import current_record
 
-LOG_EVERY_SECONDS = 10.0
 _last_logged = 0.0
 
 P = ParamSpec("P")
@@ -89,7 +89,7 @@ def _full_disk_told() -> Iterator[None]:
 def report(progress: Mapping[str, Any]) -> None:
     """Show progress of the current stage: `{"step": 200, "max_steps": 1000, "loss": 0.4, …}`.
 
-    Whoever watches the run sees all of it; the run's log gets a line every 10 s, every message that is
+    Whoever watches the run sees all of it; the run's log gets a line every 30 s, every message that is
     `logged`, and every line of a log that has a `level`.
     """
     global _last_logged
@@ -98,9 +98,9 @@ def report(progress: Mapping[str, Any]) -> None:
         log(progress["level"], progress["message"])
     elif progress.get("logged"):
         get_run_logger().info(str(progress["message"]))
-    elif time.monotonic() - _last_logged >= LOG_EVERY_SECONDS:
+    elif time.monotonic() - _last_logged >= progress_lines.LOG_EVERY_SECONDS:
         _last_logged = time.monotonic()
-        get_run_logger().info(", ".join(f"{name} {value}" for name, value in progress.items()))
+        get_run_logger().info(progress_lines.line(progress))
 
 
 def log(level: int, line: str) -> None:

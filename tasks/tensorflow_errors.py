@@ -9,23 +9,28 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from configs.schema import DataConfig
 from tasks import errors
+from tasks.artifacts import Run
+from tasks.data_quality import causes
 from tasks.errors import DataError, ModelError, disk_full
 
 _NO_SPACE = "no space left on device"
 
 
 @contextmanager
-def explained(writes_to: Path) -> Iterator[None]:
+def explained(writes_to: Path, run: Run | None = None, data: DataConfig | None = None) -> Iterator[None]:
     """Turn TensorFlow's errors for a full disk, unreadable examples and NaN into ours.
 
     `writes_to` is the folder to name when the disk is full. What else fails while a graph runs is a
-    ModelError without the stack traces; errors that are not TensorFlow's pass as they are.
+    ModelError without the stack traces; errors that are not TensorFlow's pass as they are. With `run` and
+    `data`, an example that explains the failure is named: a NaN, a label out of range.
     """
     try:
         with disk_named(writes_to):
             yield
     except tf.estimator.NanLossDuringTrainingError as error:
+        _blame_examples(error, run, data)
         raise ModelError(
             f"training diverged: {error}",
             "lower the learning rate, scale the features, or look for NaN among them; the steps before it "
@@ -36,8 +41,16 @@ def explained(writes_to: Path) -> Iterator[None]:
             f"the examples cannot be read any more: {error.message}", "ingest them again"
         ) from error
     except tf.errors.OpError as error:
+        _blame_examples(error, run, data)
         message = f"running the model failed: {type(error).__name__}: {essence(error)}"
         raise ModelError(message, "where in the graph: see the stage's log") from error
+
+
+def _blame_examples(error: Exception, run: Run | None, data: DataConfig | None) -> None:
+    if run is not None and data is not None:
+        cause = causes.of_failure(str(error), run.folder, data)
+        if cause is not None:
+            raise cause from error
 
 
 @contextmanager

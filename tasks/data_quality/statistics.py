@@ -39,6 +39,13 @@ class FeatureStatistics:
     """Of the finite numbers, as all that follows."""
     largest: float | None = None
     mean: float | None = None
+    least_in: str | None = None
+    """The example with the least number: file, and record or line."""
+    largest_in: str | None = None
+    not_finite: int = 0
+    """Examples with a float that is NaN or infinite."""
+    first_not_finite: str | None = None
+    """The first of them."""
     outside: int = 0
     """Values outside the limits that were set when they were counted, NaN and infinite ones among them."""
     unknown: int = 0

@@ -31,6 +31,10 @@ class SplitWriter:
         self.partial = folder.with_suffix(".partial")
         """What appears at `folder` at last; anything else may be put there too."""
         self._counts = dict.fromkeys(SHARDS, 0)
+        self.bytes = 0
+        """Size of the examples added so far."""
+        self._first_digest: bytes | None = None
+        self._all_alike = True
         self._sum_of_hashes = 0
         self._writers: dict[str, list[Any]] = {}
 
@@ -60,6 +64,9 @@ class SplitWriter:
         """Write serialized examples; those with the same key (by default: the example) share a split."""
         for index, record in enumerate(records):
             digest = hashlib.sha256(record).digest()
+            self.bytes += len(record)
+            self._first_digest = self._first_digest or digest
+            self._all_alike = self._all_alike and digest == self._first_digest
             self._sum_of_hashes += int.from_bytes(digest, "big")
             self._write(record, digest if keys is None else hashlib.sha256(keys[index]).digest())
 
@@ -91,6 +98,11 @@ class SplitWriter:
         self._writers = {}
 
     def _refuse_empty(self) -> None:
+        if self.total > 1 and self._all_alike:
+            message = (
+                f"all {self.total:,} examples are alike, byte for byte: there is nothing to learn from them"
+            )
+            raise DataError(message, "look at what wrote them: data.ingest, or data.files")
         for name, count in self._counts.items():
             if count == 0:
                 counts = ", ".join(f"{count} {split}" for split, count in self._counts.items())

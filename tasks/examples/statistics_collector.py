@@ -15,6 +15,7 @@ from configs.data_gates import DataGates, FeatureLimits
 from configs.features import FeatureSpecs, stored_in_examples
 from tasks.data_quality.statistics import MOST_VALUES, FeatureStatistics, Point, Statistics
 from tasks.errors import DataError
+from tasks.examples.example_sources import Batch
 
 _SAMPLED = 50_000
 """Values of a number, drawn at random from all, of which the quantiles are taken."""
@@ -35,11 +36,11 @@ class StatisticsCollector:
         }
         self._examples = 0
 
-    def add(self, records: Sequence[bytes]) -> None:
+    def add(self, batch: Batch) -> None:
         """Count serialized tf.Examples that were checked before."""
-        self._examples += len(records)
-        for name, values in tf.io.parse_example(records, self._parser).items():
-            self._features[name].add(values.flat_values.numpy(), values.row_lengths().numpy())
+        self._examples += len(batch.records)
+        for name, values in tf.io.parse_example(batch.records, self._parser).items():
+            self._features[name].add(values.flat_values.numpy(), values.row_lengths().numpy(), batch)
 
     def statistics(self) -> Statistics:
         """Return what was counted."""
@@ -113,7 +114,7 @@ class _Words:
         self._counted = _Counted(known)
         self._present = self._values = 0
 
-    def add(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+    def add(self, values: NDArray[Any], lengths: NDArray[np.int64], _batch: Batch) -> None:
         self._present += int(np.count_nonzero(lengths))
         self._values += values.size
         self._counted.add(Counter(values.tolist()))
@@ -134,27 +135,39 @@ class _Numbers:
         self._counted = _Counted(known) if dtype == "int64" else None
         self._present = self._values = self._finite = self._outside = 0
         self._sum, self._least, self._largest = 0.0, np.inf, -np.inf
+        self._least_in: str | None = None
+        self._largest_in: str | None = None
+        self._not_finite, self._first_not_finite = 0, ""
         self._sample = _Sample()
 
-    def add(self, values: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+    def add(self, values: NDArray[Any], lengths: NDArray[np.int64], batch: Batch) -> None:
         self._present += int(np.count_nonzero(lengths))
         self._values += values.size
+        rows = np.repeat(np.arange(len(lengths)), lengths)
         if self._counted is None and not (finite := np.isfinite(values)).all():
-            rows = np.repeat(np.arange(len(lengths)), lengths)
-            self._present -= len(np.unique(rows[~finite]))
+            bad = np.unique(rows[~finite])
+            self._not_finite += len(bad)
+            self._first_not_finite = self._first_not_finite or batch.place(int(bad[0]))
+            self._present -= len(bad)
             self._outside += int((~finite).sum()) if self._limits.has_range else 0
-            values = values[finite]
+            values, rows = values[finite], rows[finite]
         if not values.size:
             return
         self._finite += values.size
         self._sum += float(values.sum(dtype=np.float64))
-        self._least = min(self._least, values.min().item())
-        self._largest = max(self._largest, values.max().item())
+        self._note_extremes(values, rows, batch)
         self._outside += self._beyond(values)
         self._sample.add(values)
         if self._counted is not None:
             found, counts = np.unique(values, return_counts=True)
             self._counted.add(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+
+    def _note_extremes(self, values: NDArray[Any], rows: NDArray[np.int64], batch: Batch) -> None:
+        least, largest = int(values.argmin()), int(values.argmax())
+        if values[least].item() < self._least:
+            self._least, self._least_in = values[least].item(), batch.place(int(rows[least]))
+        if values[largest].item() > self._largest:
+            self._largest, self._largest_in = values[largest].item(), batch.place(int(rows[largest]))
 
     def _beyond(self, values: NDArray[Any]) -> int:
         """Count values outside the limits, which are rounded as the values are: 0.1 is within `max: 0.1`."""
@@ -168,7 +181,9 @@ class _Numbers:
         return FeatureStatistics(
             self._dtype, examples, examples - self._present, self._values,
             least=float(self._least) if some else None, largest=float(self._largest) if some else None,
-            mean=self._sum / self._finite if some else None, outside=self._outside,
+            mean=self._sum / self._finite if some else None, least_in=self._least_in,
+            largest_in=self._largest_in, not_finite=self._not_finite,
+            first_not_finite=self._first_not_finite or None, outside=self._outside,
             unknown=counted.unknown if counted else 0,
             absent=counted.absent() if counted else None,
             distinct=counted.distinct() if counted else None,

@@ -34,7 +34,10 @@ def run(
     """
     session_config = accelerators.claim(recipe.training.accelerator)
     tonight = Measure.of(recipe, run, session_config)
-    with explained(writes_to=run.model_dir), tempfile.TemporaryDirectory(prefix="slipway-evaluate-") as name:
+    with (
+        explained(run.model_dir, run, recipe.data),
+        tempfile.TemporaryDirectory(prefix="slipway-evaluate-") as name,
+    ):
         scratch = Path(name)
         metrics = tonight.metrics(checkpoint.prefix, examples.eval.files)
         apart = Measure.of(recipe, run, session_config, scratch)

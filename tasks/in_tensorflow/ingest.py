@@ -36,6 +36,7 @@ def run(progress: Callable[[Mapping[str, Any]], None], data: DataConfig, run: Ru
     with disk_named(run.folder):
         if data.ingest is not None:
             callable_ = resolve(data.ingest, run.source, "data.ingest", DataError)
+            progress({"message": f"{data.ingest} writes the examples"})
             files = _written_by(callable_, data.ingest, run.folder / "ingested")
         else:
             files = _matching(data, run.source)
@@ -89,14 +90,16 @@ def _split(
     checker = ExampleChecker(examples_spec(data))
     collector = StatisticsCollector(examples_spec(data), data.gates, run.source)
     with SplitWriter(run.folder / "examples", data.split) as writer:
-        reported = time.monotonic()
+        reported, examples = time.monotonic(), 0
         for batch in _batches(data, files):
             checker.check(batch)
             writer.add(batch.records, checker.keys(batch, data.split.by))
-            collector.add(batch.records)
-            if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                progress({"examples": writer.total})
+            collector.add(batch)
+            now = time.monotonic()
+            if now - reported >= SECONDS_BETWEEN_REPORTS:
+                pace = (writer.total - examples) / (now - reported)
+                reported, examples = now, writer.total
+                progress({"examples": examples, "examples_per_second": pace, "bytes": writer.bytes})
         checker.check_all(files)
         statistics.write(writer.partial / statistics.NAME, collector.statistics())
         return writer.finish(seconds=time.monotonic() - started)

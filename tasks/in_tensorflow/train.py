@@ -67,7 +67,7 @@ def run(  # noqa: PLR0913, PLR0917 (called by name: the recipe's parts, and wher
     eval_input = _eval_input(model, evaluation, data, examples, run)
     evaluate = _evaluator(estimator, eval_input, training, progress)
     warned = [WarnOfRandomOps(tell)] if training.deterministic else []
-    with stopper.listening(), explained(writes_to=run.model_dir):
+    with stopper.listening(), explained(run.model_dir, run, data):
         chief.train(
             estimator, train_input, eval_input,
             hooks=[*warm_start.hooks(training, run, first_step, tell), *warned, reporter, stopper],
