@@ -13,7 +13,7 @@ from tasks.artifacts import Endpoint, Recovery, Run
 from tasks.deploy_journal import Journal, JournalUnreadable
 from tasks.errors import DeployFailed, SlipwayError
 from tasks.runs import run_folders
-from tasks.servers import model_servers, rollouts, server_records
+from tasks.servers import model_servers, model_status, rollouts, server_records
 from tasks.servers.model_servers import Deadline
 
 
@@ -30,7 +30,7 @@ def recover(pipeline: Pipeline) -> Recovery:
 
 
 def left() -> list[Pipeline]:
-    """Return the pipelines with an unfinished deploy, or whose server on record is gone, as last run.
+    """Return the pipelines with an unfinished deploy, or whose server on record is gone or mute, as last run.
 
     A killed rollback leaves one, and an undoing that failed. Raises ConfigError where another release wrote
     a run's configuration.
@@ -45,7 +45,7 @@ def _is_left(name: str) -> bool:
     record = server_records.read(name)
     if record is None or not record.handle or record.target == "external":
         return False
-    return not model_servers.is_alive(record)
+    return not model_servers.is_alive(record) or model_servers.is_mute(record)
 
 
 def _configurations(folder: Path) -> list[Path]:
@@ -172,7 +172,10 @@ def _revived(deployment: DeploymentConfig, run: Run) -> Recovery:
     is_alive = model_servers.is_alive(record)
     if is_alive and (record.target == "external" or model_servers.answers(record, Deadline.after(seconds))):
         return Recovery()
-    told = f"the server ({record.describe()}) {'answered with no version' if is_alive else 'was gone'}"
+    state = "was gone" if not is_alive else "answered with no version"
+    if is_alive and model_status.live_version(record.rest, record.model_name) is not None:
+        state = "did not answer over gRPC"
+    told = f"the server ({record.describe()}) {state}"
     try:
         started = rollouts.started_anew(record, version, seconds, run.log("recover"))
     except SlipwayError as error:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from waiting import eventually
 
 from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig, SmokeTestConfig
-from tasks import deploy_journal, model_versions, served_answers, undoing
+from tasks import deploy_journal, model_versions, served_answers, undoing, unfinished_deploys
 from tasks.answers import kept_answers
 from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
 from tasks.deploy_journal import Journal
@@ -351,6 +351,16 @@ class TestWaiting:
         error = self._fails(_started(record), tmp_path, seconds=0.2)
         assert "version 8 was not served within 0.2 s (8 LOADING, 7 AVAILABLE)" in error.message
 
+    def test_a_server_that_answers_over_rest_alone(
+        self, record: ServerRecord, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its clients use gRPC."""
+        monkeypatch.setattr(model_servers, "_GRPC_SECONDS", 0.3)
+        (base / "mute").touch()
+        error = self._fails(_started(record), tmp_path, seconds=0.1)
+        expected = "version 8 was not served within 0.1 s (8 AVAILABLE, 7 END; no answer over gRPC)"
+        assert expected in error.message
+
     def test_the_deadline_of_a_server_that_says_nothing(self, record: ServerRecord, tmp_path: Path) -> None:
         """Alive and silent is told from dead."""
         silent = replace(_started(record), rest_port=free_port())
@@ -502,6 +512,42 @@ class TestDeployment:
         assert (first.version, second.version) == (8, 9)
         assert (first.grpc, first.rest, first.server) == (second.grpc, second.rest, second.server)
         assert len(_servers(program)) == 1
+
+    @pytest.mark.parametrize("flags", [{}, {"a": 2}])
+    def test_a_server_that_is_mute_over_grpc_is_replaced(
+        self, run: Run, base: Path, program: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
+    ) -> None:
+        """Over REST it reports the next version as AVAILABLE; whether or not its flags changed."""
+        monkeypatch.setattr(model_servers, "_MUTE_SECONDS", 0.5)
+        mute = self._mute(run, base, program)
+        (base / "9").mkdir()
+        deployed = self._deploy(run, ModelVersion(9, base / "9", previous=8), program, **flags)
+        assert (deployed.started, deployed.grpc) == (True, mute.grpc)
+        (process,) = _servers(program)
+        assert process.pid != int(mute.handle.split(":")[0])
+        assert not model_servers.is_mute(server_records.read("small") or mute)
+
+    def test_recover_replaces_a_server_that_is_mute_over_grpc(
+        self, run: Run, base: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It said "nothing to recover" of a server that no client could use."""
+        monkeypatch.setattr(model_servers, "_MUTE_SECONDS", 0.5)
+        monkeypatch.setattr(model_servers, "_GRPC_SECONDS", 0.5)
+        mute = self._mute(run, base, program)
+        assert unfinished_deploys._is_left("small")
+        recovery = unfinished_deploys.recover_locked(self.DEPLOYMENT, SmokeTestConfig(), run)
+        assert recovery.found == f"the server ({mute.describe()}) did not answer over gRPC"
+        assert not unfinished_deploys._is_left("small")
+
+    def _mute(self, run: Run, base: Path, program: Path) -> ServerRecord:
+        """Have a server that is as planned, answers over REST, and over gRPC does not."""
+        server = ServerConfig(insecure=True, executable=program)
+        (base / "mute").touch()
+        mute = model_servers.start(model_servers.planned(preflight.fn(self.DEPLOYMENT, server, run), run))
+        eventually(lambda: model_status.version_statuses(mute.rest, "small"))
+        (base / "mute").unlink()
+        assert model_servers.is_mute(mute)
+        return mute
 
     def test_changed_flags_replace_the_server_and_a_withdrawal_brings_it_back(
         self, run: Run, base: Path, program: Path, asked: list[dict[str, Any]]

@@ -9,6 +9,8 @@ them in this file; requirements.lock pins the version, and start() looks whether
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,10 +20,15 @@ import grpc
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from model_server import guards
 from model_server.inference import Inference
 from model_server.status import Code, truncated
 
+_LOG = logging.getLogger(__name__)
 _NO_FLAGS = 0
+_HEARTBEAT_SECONDS = 0.5
+_MUTE_SECONDS = 5.0
+_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 _MOST_WAITING = 64
 _PRIVATE = (
     "_REQUEST_CALL_TAG", "_ServerStage", "_request_call", "_process_event_and_continue", "_stop_serving",
@@ -36,13 +43,16 @@ class Unexpected(Exception):
 class Call:
     """One call of a unary method: a Call of inference.py, and an event's tag in grpc's sense."""
 
-    __slots__ = ("_call", "_code", "_deadline", "_details", "is_read", "message", "method", "started_ns")
+    __slots__ = (
+        "_call", "_code", "_deadline", "_details", "is_answered", "is_read", "message", "method",
+        "started_ns",
+    )  # fmt: skip
 
     def __init__(self, event: Any, method: str) -> None:
         self.method = method
         self.message = b""
         self.started_ns = time.perf_counter_ns()
-        self.is_read = False
+        self.is_read = self.is_answered = False
         self._call = event.call
         self._deadline = event.call_details.deadline
         self._code = 0
@@ -82,6 +92,9 @@ class Call:
         self._finish((), trailing)
 
     def _finish(self, message: tuple[Any, ...], trailing: Any) -> None:
+        if self.is_answered:  # by the guard, while a thread still worked on it
+            return
+        self.is_answered = True
         self._call.start_server_batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),
@@ -114,6 +127,12 @@ class GrpcLoop:
         self._state = _checked_state(server)
         self._held = self._held_bytes = 0
         self._most_held, self._most_held_bytes = most_held, most_held_bytes
+        self._turned = time.monotonic()
+
+    @property
+    def is_turning(self) -> bool:
+        """Return whether the thread has taken an event, or found none, within the last seconds."""
+        return time.monotonic() - self._turned < _MUTE_SECONDS
 
     def start(self) -> None:
         """Answer from now on, in a thread; the grpc.Server's stop() stops it."""
@@ -125,23 +144,52 @@ class GrpcLoop:
         threading.Thread(target=self._serve, name="grpc", daemon=True).start()
 
     def _serve(self) -> None:
+        try:
+            self._turn()
+        except BaseException:
+            _LOG.critical("the gRPC loop has ended: so does the process", exc_info=True)
+            logging.shutdown()
+            os._exit(_EXIT_CODE)  # alive and mute, no supervisor would replace it
+
+    def _turn(self) -> None:
+        """Take events until the server has stopped. What one of them raises is that call's failure only."""
         poll, inference = self._state.completion_queue.poll, self._inference
         waiting, goes_on = 0, True
         while goes_on:
-            event = poll(0) if waiting else poll()
-            if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                inference.run()
-                waiting = 0
-            elif type(event.tag) is Call:
-                goes_on = self._go_on(event.tag, event)
-                waiting += inference.is_waiting
-            else:
-                goes_on = self._begin(event)
+            event = poll(0) if waiting else poll(time.time() + _HEARTBEAT_SECONDS)
+            self._turned = time.monotonic()
+            try:
+                if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                    waiting = 0
+                    inference.run()
+                elif type(event.tag) is Call:
+                    goes_on = self._go_on(event.tag, event)
+                    waiting += inference.is_waiting
+                else:
+                    goes_on = self._begin(event)
+                if waiting >= _MOST_WAITING:
+                    waiting = 0
+                    inference.run()
+            except Exception:
+                guards.caught("the gRPC loop")
+                self._give_up(event)
             # Here, not at the next assignment: an event keeps its call alive.
             event = None
-            if waiting >= _MOST_WAITING:
-                inference.run()
-                waiting = 0
+
+    def _give_up(self, event: Any) -> None:
+        """Fail the call of an event that could not be handled, and keep taking new ones."""
+        try:
+            if type(event.tag) is Call:
+                event.tag.fail(Code.INTERNAL, "the server failed")
+            elif event.tag is _server._REQUEST_CALL_TAG:
+                state = self._state
+                with state.lock:
+                    if event.tag not in state.due and state.stage is _server._ServerStage.STARTED:
+                        _server._request_call(state)
+        except Exception:
+            guards.caught("ending a call")
+            with self._state.lock:
+                self._state.rpc_states.discard(event.tag)
 
     def _begin(self, event: Any) -> bool:
         state = self._state
@@ -181,7 +229,8 @@ class GrpcLoop:
 
 
 def _text(method: bytes | str) -> str:
-    return method.decode() if isinstance(method, bytes) else method
+    # One that is not UTF-8 is no method of ours: grpc's own code refuses it.
+    return method.decode("utf-8", "replace") if isinstance(method, bytes) else method
 
 
 def _checked_state(server: grpc.Server) -> Any:

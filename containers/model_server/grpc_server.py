@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from model_server import connections, ports
+from model_server import connections, ports, thread_pools
 from model_server.flags import Options
 from model_server.grpc_loop import GrpcLoop, handler_of
 from model_server.inference import Inference
@@ -47,7 +46,7 @@ class GrpcServer:
         others: Iterable[Handlers],
     ) -> None:
         self._server = grpc.server(
-            ThreadPoolExecutor(max(1, options.grpc_max_threads), thread_name_prefix="grpc"),
+            thread_pools.started(max(1, options.grpc_max_threads), "grpc"),
             options=_server_options(options.grpc_channel_arguments),
         )
         self._server.add_generic_rpc_handlers((predictions, *others))
@@ -81,6 +80,11 @@ class GrpcServer:
     def start(self) -> None:
         """Answer from now on."""
         self._loop.start()
+
+    @property
+    def is_turning(self) -> bool:
+        """Return whether the loop that answers does its work: a thread may live and hang."""
+        return self._loop.is_turning
 
     def stop(self, grace_seconds: float) -> threading.Event:
         """Take no more calls; the event is set when those in flight have ended or were cut off."""

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +20,16 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import model_pb2
 
-from model_server import metrics, plans, quick_answers, quick_requests, request_log, tf_tensors
+from model_server import (
+    guards,
+    metrics,
+    plans,
+    quick_answers,
+    quick_requests,
+    request_log,
+    tf_tensors,
+    thread_pools,
+)
 from model_server.plans import Plan
 from model_server.servable_store import Loaded, ServableStore
 from model_server.status import Code, StatusError
@@ -83,7 +91,7 @@ class Inference:
         self._handlers = handlers
         self._check_method_names = check_method_names
         self._batching = batching
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="inference")
+        self._pool = thread_pools.started(threads, "inference")
         self._specs: dict[bytes, model_pb2.ModelSpec] = {}
         self._ready: dict[Plan, None] = {}
         self._lock = threading.Lock()
@@ -98,7 +106,9 @@ class Inference:
         """Take a call in; run() will see to it, or a thread of its own already does."""
         try:
             plan, question = self._question(call)
-        except StatusError:
+        except Exception as error:
+            if not isinstance(error, StatusError):
+                guards.caught("reading a request")  # the full message decides what it is
             self._pool.submit(self._ask_alone, call)
             return
         with self._lock:
@@ -237,10 +247,13 @@ class Inference:
         counts_examples = plan.method != "Predict"
         for question, answer in zip(chunk, answers, strict=True):
             call = question.call
-            metrics.record(key, 0, call.started_ns, took, question.rows * counts_examples)
-            if request_log.LOGS.active:
-                request_log.LOGS.offer(plan.method, plan.model, call.message, answer)
-            call.answer(answer)
+            try:
+                metrics.record(key, 0, call.started_ns, took, question.rows * counts_examples)
+                if request_log.LOGS.active:
+                    request_log.LOGS.offer(plan.method, plan.model, call.message, answer)
+                call.answer(answer)
+            except Exception:  # the others of the batch are still to be answered
+                guards.caught("answering a call")
             self._store.release(question.loaded)
 
     def _outputs(self, plan: Plan, chunk: Sequence[_Question]) -> list[Raw]:

@@ -19,7 +19,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 
 from model_server import text_protos
-from model_server.tensors import NUMPY_TYPES, Array
+from model_server.tensors import NUMPY_TYPES, Array, is_possible
 from model_server.text_protos import Field
 from model_server.tf_tensors import Strings
 
@@ -127,7 +127,7 @@ _shapes: dict[bytes, tuple[int, ...] | None] = {}
 
 
 def _shape(serialized: bytes) -> tuple[int, ...] | None:
-    """Return the sizes of a TensorShapeProto's dimensions; a shape with an unknown one is None."""
+    """Return the sizes of a TensorShapeProto's dimensions; None for a shape that no array can have."""
     try:
         return _shapes[serialized]
     except KeyError:
@@ -137,7 +137,7 @@ def _shape(serialized: bytes) -> tuple[int, ...] | None:
     except DecodeError:
         return None
     shape = tuple(dim.size for dim in proto.dim)
-    known = None if any(size < 0 for size in shape) else shape
+    known = shape if is_possible(shape) else None
     if len(_shapes) >= _KNOWN_SHAPES:
         _shapes.clear()
     _shapes[serialized] = known

@@ -73,6 +73,7 @@ class RestServer(ThreadingHTTPServer):
         self.metrics_page: Callable[[], bytes] = bytes
         self.numerics = b"{}"
         self.ready = threading.Event()
+        self.grpc_answers: Callable[[], bool] = lambda: True
         self.draining = False
         self.first_request_seconds = _FIRST_REQUEST_SECONDS
         self._in_flight = 0
@@ -224,10 +225,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.path.partition("?")[0]
 
     def _probe(self) -> None:
-        """Answer an orchestrator: alive from the first moment, ready until the drain."""
-        ready = self.server.ready.is_set() and not self.server.draining
-        alive = self._path() == LIVE
-        self._send(200 if alive or ready else 503, self.server.api.probe(ready))
+        """Answer an orchestrator: alive while gRPC is not mute, ready from the loaded models to the drain."""
+        alive = self.server.grpc_answers()
+        ready = alive and self.server.ready.is_set() and not self.server.draining
+        passes = alive if self._path() == LIVE else ready
+        self._send(200 if passes else 503, self.server.api.probe(ready))
 
     def _answer(self, answer: Callable[[bytes], bytes]) -> None:
         admitted = self.server.begin()

@@ -116,6 +116,7 @@ class ModelServer:
         grpc_server.start()
         self._fleet.serve()
         if rest:
+            rest.grpc_answers = lambda: grpc_server.is_turning
             rest.ready.set()
         self._follow_config_file()
         _LOG.info("listening: %s", ", ".join(self._addresses(rest)))

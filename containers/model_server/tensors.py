@@ -106,9 +106,16 @@ def to_values(array: Array, datatype: int) -> tensor_pb2.TensorProto:
     return proto
 
 
+def is_possible(shape: tuple[int, ...]) -> bool:
+    """Return whether NumPy can make an array of this shape: it multiplies even the sizes beside a 0."""
+    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+        return False
+    return math.prod(filter(None, shape)) <= _MAX_BYTES
+
+
 def _shape(proto: tensor_pb2.TensorProto) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+    if not is_possible(shape):
         raise ValueError(f"not a shape: {shape}")
     return shape
 

@@ -27,6 +27,9 @@ _LOG = logging.getLogger(__name__)
 # These may take long, or wait for requests to end; the others take effect in the order in which they come.
 _IN_THEIR_OWN_TIME = {"load", "unload", "hand_over"}
 _WATCH = "/grpc.health.v1.Health/Watch"
+_LOOK_SECONDS = 1.0
+_MOST_MUTE_LOOKS = 25
+_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
 def run(options: Options, settings: Settings, what: str) -> None:
@@ -101,6 +104,17 @@ class Orders:
         certificates = tls.read(options.ssl_config_file) if options.ssl_config_file else None
         self._server.listen([Address(f"{self._settings.host}:{options.port}", "--port")], certificates)
         self._server.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """End the process if its gRPC loop hangs: only its clients notice that; the lead starts another."""
+        mute_looks = 0
+        while not self._drains.wait(_LOOK_SECONDS):
+            mute_looks = 0 if self._server is None or self._server.is_turning else mute_looks + 1
+            if mute_looks > _MOST_MUTE_LOOKS:
+                _LOG.critical("the gRPC loop of this worker hangs: the process ends")
+                logging.shutdown()
+                os._exit(_EXIT_CODE)
 
     def _hand_over(self, _: bool) -> None:
         age = connection_age_seconds(self._options)

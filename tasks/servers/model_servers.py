@@ -17,6 +17,7 @@ from tasks.artifacts import Run, ServingTarget
 from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers import (
     external_server,
+    grpc_channels,
     model_status,
     relay,
     server_container,
@@ -33,6 +34,10 @@ _OWN_FLAGS: dict[str, str | bool | float] = {
     "grpc_channel_arguments": "grpc.max_connection_age_ms=20000",
     "enable_profiler": False,  # a client names the folder that a trace is written to
 }
+_MUTE_SECONDS = 5.0
+_MUTE_TRIES = 2
+_GRPC_SECONDS = 10.0
+"""What gRPC is given to answer, once a version is AVAILABLE over REST."""
 MUTE_GRACE_SECONDS = 5.0
 """What a server that answers nothing is given to end by itself."""
 
@@ -73,6 +78,23 @@ def is_alive(record: ServerRecord) -> bool:
         return server_container.is_running(record)
     except EnvironmentFault:
         return bool(model_status.version_statuses(record.rest, record.model_name))
+
+
+def is_mute(record: ServerRecord) -> bool:
+    """Return whether a server of ours accepts connections and leaves requests unanswered, on either port.
+
+    Each port is tried again before it counts as silent. A server that is still starting, or whose ports
+    refuse connections, is not mute.
+    """
+    if record.target == "external":
+        return False
+    if all(model_status.is_silent(record.rest, _MUTE_SECONDS) for _ in range(_MUTE_TRIES)):
+        return True
+    return all(_grpc_response(record, _MUTE_SECONDS) == "silent" for _ in range(_MUTE_TRIES))
+
+
+def _grpc_response(record: ServerRecord, timeout_seconds: float) -> grpc_channels.Response:
+    return grpc_channels.response(record.grpc, record.model_name, timeout_seconds, bool(record.tls))
 
 
 def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
@@ -257,22 +279,35 @@ def failed(record: ServerRecord, problem: str, log_copy: Path) -> DeployFailed:
 
 
 def answers(record: ServerRecord, deadline: Deadline) -> bool:
-    """Say whether the server answers with any version: it may be loading one, until the deadline."""
+    """Return whether the server serves any version over REST and gRPC; until the deadline it may load one.
+
+    gRPC gets a few seconds from when REST reports a version.
+    """
     while True:
         statuses = model_status.version_statuses(record.rest, record.model_name)
         if any(status.state == "AVAILABLE" for status in statuses):
-            return True
+            return _grpc_answers(record, min(deadline.ends, time.monotonic() + _GRPC_SECONDS))
         if deadline.passed or (statuses and all(status.error for status in statuses)):
             return False
         time.sleep(_POLL_SECONDS)
 
 
+def _grpc_answers(record: ServerRecord, ends: float) -> bool:
+    while True:
+        if _grpc_response(record, max(1.0, ends - time.monotonic())) == "answers":
+            return True
+        if time.monotonic() >= ends:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
 def _problem(record: ServerRecord, version: int, deadline: Deadline) -> str | None:
-    """Return None where the version answers, "" where it may come, and otherwise what is wrong."""
+    """Return None if the version answers, "" if it may come, and otherwise what is wrong."""
     statuses = model_status.version_statuses(record.rest, record.model_name)
     by_number = {status.version: status for status in statuses}
     available = [status.version for status in statuses if status.state == "AVAILABLE"]
-    if max(available, default=None) == version:
+    is_live = max(available, default=None) == version
+    if is_live and (record.target == "external" or _grpc_response(record, _GRPC_SECONDS) == "answers"):
         return None
     if version in by_number and by_number[version].error:
         return f"the server cannot load version {version}: {by_number[version].error}"
@@ -280,7 +315,8 @@ def _problem(record: ServerRecord, version: int, deadline: Deadline) -> str | No
         return f"the server died while loading version {version}"
     if deadline.passed:
         seen = ", ".join(f"{status.version} {status.state}" for status in statuses) or "no answer"
-        return f"version {version} was not served within {deadline.seconds:g} s ({seen})"
+        mute = "; no answer over gRPC" if is_live else ""
+        return f"version {version} was not served within {deadline.seconds:g} s ({seen}{mute})"
     return ""
 
 

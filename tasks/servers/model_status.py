@@ -67,6 +67,17 @@ def answers(rest: str, timeout_seconds: float = 2.0) -> bool:
     return True
 
 
+def is_silent(rest: str, timeout_seconds: float) -> bool:
+    """Return whether a server accepts connections and does not answer, as one that hangs does."""
+    try:
+        _get(f"{rest}/v1/models", timeout_seconds)
+    except (httpx.ReadTimeout, httpx.WriteTimeout):
+        return True
+    except httpx.HTTPError:
+        return False
+    return False
+
+
 def _parsed(entry: dict[str, dict[str, str]]) -> VersionStatus:
     status = entry["status"]
     failed = status.get("error_code", "OK") != "OK"

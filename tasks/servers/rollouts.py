@@ -29,22 +29,25 @@ def serve(planned: ServerRecord, version: int, deadline: Deadline, log: Path, pr
 
     A new one in a running one's place is proven first, on ports of its own: if it is no good, the old one
     never stopped. Then it is started beside the old one and has the clients before that is drained, so that
-    there is no gap; where two cannot be reached at one address, the old one is stopped first. An external one
-    is just waited for.
+    there is no gap; where two cannot be reached at one address, the old one is stopped first. A running
+    server that is mute over REST or gRPC is stopped and replaced. An external one is just waited for.
     Raises DeployFailed with the server's last log lines, and what `prove` raises.
     """
     running = _present(planned)
-    if running is not None and _is_as(running, planned):
+    mute = running is not None and model_servers.is_mute(running)
+    if running is not None and not mute and _is_as(running, planned):
         _let_clients_in(running)
         model_servers.wait_until_live(running, version, deadline, log)
         return endpoint(running, version, started=False)
-    if running is not None and planned.target != "external":
+    if running is not None and not mute and planned.target != "external":
         _rehearse(planned, version, deadline, log, prove)
         if _can_overlap(running, planned):
             return _take_over(running, planned, version, deadline, log)
     if running is not None:
         server_records.set_aside(running)
-        model_servers.stop(running)
+        model_servers.stop(
+            running, model_servers.MUTE_GRACE_SECONDS if mute else model_servers.STOP_GRACE_SECONDS
+        )
     record = model_servers.start(planned)
     wait_for_good(record, version, deadline, log)
     return endpoint(record, version, started=record.target != "external")
@@ -65,14 +68,15 @@ def wait_for_good(record: ServerRecord, version: int, deadline: Deadline, log: P
 def see_live(record: ServerRecord, version: int, seconds: float, log: Path) -> ServerRecord:
     """Return the server when the version is what it answers with, for `seconds` at most.
 
-    One of ours that answers with no version at all, because it hangs, is started anew, once. Raises
-    DeployFailed.
+    One of ours that answers with no version at all, or is mute over REST or gRPC, is started anew, once.
+    Raises DeployFailed.
     """
     try:
         wait_for_good(record, version, Deadline.after(seconds), log)
         return record
     except DeployFailed:
-        if record.target == "external" or model_status.live_version(record.rest, record.model_name):
+        is_live = model_status.live_version(record.rest, record.model_name) is not None
+        if record.target == "external" or (is_live and not model_servers.is_mute(record)):
             raise
     return started_anew(record, version, seconds, log)
 

@@ -5,7 +5,6 @@ Importing this imports all of TensorFlow (its protos do): only programs in `in_t
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -28,8 +25,7 @@ from tensorflow_serving.apis import (
 )
 
 from tasks.errors import SmokeTestFailed
-
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+from tasks.servers import grpc_channels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -121,27 +117,10 @@ class ServingClient:
 
 
 def _channel(address: str, timeout_seconds: float, tls: bool) -> grpc.Channel:
-    if not tls:
-        return grpc.insecure_channel(address, options=_UNLIMITED)
-    host, _, port = address.rpartition(":")
     try:
-        shown = ssl.get_server_certificate((host, int(port)), timeout=timeout_seconds)
+        return grpc_channels.open_channel(address, timeout_seconds, tls)
     except OSError as error:  # ssl.SSLError is one
         raise SmokeTestFailed(f"{address} shows no certificate: {error}") from None
-    options = [*_UNLIMITED, ("grpc.ssl_target_name_override", _name_in(shown))]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(shown.encode()), options)
-
-
-def _name_in(certificate: str) -> str:
-    """Return a name that the certificate is for, or "localhost" where it has none."""
-    parsed = x509.load_pem_x509_certificate(certificate.encode())
-    try:
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
-    found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    found += [str(each.value) for each in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return next(iter(found), "localhost").replace("*", "any")
 
 
 def _example_list(examples: Sequence[bytes]) -> input_pb2.Input:
