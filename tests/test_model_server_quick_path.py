@@ -79,7 +79,7 @@ class Call:
 class Engine:
     """An Inference over version 1 of the model, and the handlers that it leaves the rest to."""
 
-    def __init__(self, models: Models, batching: bool = True) -> None:
+    def __init__(self, models: Models, sharing: str = "auto") -> None:
         options = replace(flags.parse([], {}).options, model_name=NAME)
         store = ServableStore(lambda directory, number: servable.load(directory, number, options))
         store.load(NAME, 1, Path(models.store / "1"))
@@ -87,7 +87,7 @@ class Engine:
         service = prediction_service(store, check_method_names=False)
         self.handlers = {name: handler_of(service, f"/{PREDICTION_SERVICE}/{name}") for name in RESPONSES}
         self.runs: list[int] = []
-        self.inference = Inference(store, self.handlers, 4, check_method_names=False, batching=batching)
+        self.inference = Inference(store, self.handlers, 4, check_method_names=False, sharing=sharing)
         session = store._loaded[NAME, 1].servable.session
         run_to = session.run_to
 
@@ -219,7 +219,7 @@ def test_different_types_and_shapes_are_not_mixed(engine: Engine) -> None:
 
 def test_batching_can_be_switched_off(models: Models) -> None:
     """Then every request is a run of its own."""
-    engine = Engine(models, batching=False)
+    engine = Engine(models, sharing="off")
     calls = [Call("Regress", regress_request("regress", x).SerializeToString()) for x in (1, 2, 3)]
     assert [each.result.regressions[0].value for each in engine.ask(*calls)] == [2.5, 3.0, 3.5]
     assert engine.runs == [1, 1, 1]

@@ -56,7 +56,7 @@ class GrpcServer:
             {name: handler_of(predictions, path) for path, name in paths.items()},
             max(1, options.grpc_max_threads),
             check_method_names=options.enable_signature_method_name_check,
-            batching=settings.batching,
+            sharing=settings.batching,
         )
         self._loop = GrpcLoop(
             self._server,

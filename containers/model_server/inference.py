@@ -69,7 +69,10 @@ class _Question:
     values: Sequence[Array | Strings]
     rows: int
     kind: tuple[Any, ...]
-    """What must be equal for two questions of a plan to share a run: dtypes, and shapes without rows."""
+    """What must be equal for two questions of a plan to share a run: dtypes, and shapes without rows.
+
+    The call itself for a question that shares none.
+    """
 
 
 Handler = Callable[[bytes, Any], bytes]
@@ -85,12 +88,12 @@ class Inference:
         threads: int,
         *,
         check_method_names: bool,
-        batching: bool,
+        sharing: str,
     ) -> None:
         self._store = store
         self._handlers = handlers
         self._check_method_names = check_method_names
-        self._batching = batching
+        self._sharing = sharing
         self._pool = thread_pools.started(threads, "inference")
         self._specs: dict[bytes, model_pb2.ModelSpec] = {}
         self._ready: dict[Plan, None] = {}
@@ -155,7 +158,9 @@ class Inference:
             rows = _rows(values) if values else 0
             if plan is None or values is None or not rows:
                 raise _ALONE
-            kind = tuple((value.dtype, value.shape[1:]) for value in values if isinstance(value, np.ndarray))
+            arrays = [value for value in values if isinstance(value, np.ndarray)]
+            is_shared = plan.can_share(values)
+            kind = tuple((each.dtype, each.shape[1:]) for each in arrays) if is_shared else (call,)
             return plan, _Question(call, loaded, values, rows, kind)
         except BaseException:
             self._store.release(loaded)
@@ -181,7 +186,7 @@ class Inference:
         except KeyError:
             pass
         plan = plans.prepare(
-            method, loaded.servable, self._specs[spec], output_filter, self._check_method_names
+            method, loaded.servable, self._specs[spec], output_filter, self._check_method_names, self._sharing
         )
         # "the latest" and "version 5" are the same plan while 5 is the latest.
         same = (method, plan.model_spec, output_filter) if plan else None
@@ -215,7 +220,8 @@ class Inference:
         for chunk in self._chunks(questions):
             self._run_together(plan, chunk)
 
-    def _chunks(self, questions: Sequence[_Question]) -> list[list[_Question]]:
+    @staticmethod
+    def _chunks(questions: Sequence[_Question]) -> list[list[_Question]]:
         """Group what may share a run, in the order of arrival."""
         if len(questions) == 1 and questions[0].rows <= _MOST_ROWS:
             return [list(questions)]
@@ -223,7 +229,7 @@ class Inference:
         latest: dict[tuple[Any, ...], tuple[list[_Question], int]] = {}
         for question in questions:
             chunk, rows = latest.get(question.kind, ([], 0))
-            if not chunk or rows + question.rows > _MOST_ROWS or not self._batching:
+            if not chunk or rows + question.rows > _MOST_ROWS:
                 chunk, rows = [], 0
                 chunks.append(chunk)
             chunk.append(question)

@@ -26,7 +26,7 @@ _FORGETTING = 1.1  # a run
 
 @dataclass(eq=False)
 class Plan:
-    """A signature under one method, whose rows stand for themselves: batches of requests may share a run."""
+    """A signature under one method; requests may share a run if its rows are independent."""
 
     method: str
     model: str
@@ -38,6 +38,10 @@ class Plan:
     parsed_only: tuple[bool, ...]
     write: Writer
     model_spec: bytes
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the inputs, -1 for an unknown size."""
+    is_shared: bool
+    """Whether requests share runs."""
     waiting: list[Any] = field(default_factory=list)
     running: int = 0
     runs: int = 0
@@ -54,6 +58,14 @@ class Plan:
         slow = seconds > _SLOW_SECONDS and self.runs > _RUNS_TO_KNOW
         known = self.seconds * _FORGETTING
         self.seconds = seconds if slow or not known else min(seconds, known)
+
+    def can_share(self, values: Sequence[Array | Strings]) -> bool:
+        """Return whether the values may be rows of a run with others.
+
+        They have the declared shapes: a graph that keeps the rows of a matrix apart needn't do so with the
+        elements of a vector, and nothing keeps a client from sending one.
+        """
+        return self.is_shared and all(map(_fits, values, self.shapes))
 
     def values(self, inputs: Mapping[str, Array | Strings]) -> list[Array | Strings] | None:
         """Return what to feed, in order; None where the aliases are not those of the signature."""
@@ -74,8 +86,12 @@ def prepare(
     spec: model_pb2.ModelSpec,
     output_filter: Sequence[str],
     check_method_name: bool,
+    sharing: str,
 ) -> Plan | None:
-    """Return the plan of a signature; None where it has to be asked in the ordinary way, alone."""
+    """Return the plan of a signature; None if it has to be run in the ordinary way.
+
+    `sharing` is the setting `batching`.
+    """
     key = spec.signature_name or predict.DEFAULT_SIGNATURE
     signature = servable.signatures.get(key)
     if servable.batched or signature is None or not _is_batch_major(signature):
@@ -99,6 +115,8 @@ def prepare(
             tuple(session.is_only_parsed(name) for _, name in inputs),
             write,
             answered.SerializeToString(),
+            tuple(tuple(dim.size for dim in signature.inputs[alias].tensor_shape.dim) for alias, _ in inputs),
+            sharing == "on" or (sharing == "auto" and servable.dependences.get(key) == ""),
         )
     except StatusError:
         return None
@@ -146,6 +164,13 @@ def _is_batch_major(signature: meta_graph_pb2.SignatureDef) -> bool:
     shapes = [info.tensor_shape for side in (signature.inputs, signature.outputs) for info in side.values()]
     return bool(signature.inputs) and all(
         not shape.unknown_rank and shape.dim and shape.dim[0].size < 0 for shape in shapes
+    )
+
+
+def _fits(value: Array | Strings, shape: Sequence[int]) -> bool:
+    given = (-1,) if isinstance(value, Strings) else value.shape
+    return len(given) == len(shape) and all(
+        size in (-1, found) for size, found in zip(shape[1:], given[1:], strict=True)
     )
 
 

@@ -6,18 +6,19 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from model_server import row_independence
 from model_server.flags import Options
 from model_server.request_facts import FACTS
 from model_server.session_config import session_config
 from model_server.status import Code, StatusError
 from model_server.tensors import Array
-from model_server.tf_session import RunOptions, Session
+from model_server.tf_session import RunOptions, Session, op_definitions
 from model_server.version_directories import has_saved_model
 
 _LONGEST_TIMEOUT_SECONDS = 2**31 / 1000
@@ -30,6 +31,8 @@ class Servable:
     version: int
     signatures: Mapping[str, meta_graph_pb2.SignatureDef]
     session: Session
+    dependences: Mapping[str, str] = field(default_factory=dict)
+    """By signature, why its rows may depend on one another; "" if they are known to be independent."""
     batched: Callable[[Mapping[str, Array], Sequence[str], float | None], list[Array]] | None = None
     """What runs in the place of run_now(), where callers share runs."""
 
@@ -82,11 +85,12 @@ def load(directory: Path, version: int, options: Options) -> Servable:
     try:
         _require_variables(directory, session.meta_graph)
         signatures = {key: _copy(each) for key, each in session.meta_graph.signature_def.items()}
+        dependences = row_independence.of_version(directory, session.meta_graph, op_definitions())
         del session.meta_graph
     except BaseException:
         session.close()
         raise
-    return Servable(version, signatures, session)
+    return Servable(version, signatures, session, dependences)
 
 
 def _opened(directory: Path, options: Options) -> Session:

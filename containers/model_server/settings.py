@@ -32,7 +32,7 @@ class Setting:
 class Settings:
     """The values, by their names in SETTINGS."""
 
-    batching: bool
+    batching: str
     max_queued_mebibytes: float
     max_queued_requests: int
     processes: int
@@ -55,7 +55,12 @@ class Settings:
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", "0.0.0.0", "Address to listen on, for gRPC and REST"),  # noqa: S104 (the official one's)
     Setting("drain_seconds", 30.0, "How long SIGTERM waits for requests in flight, in seconds"),
-    Setting("batching", True, "Requests that wait at one time share a run of the graph"),
+    Setting(
+        "batching",
+        "auto",
+        "Requests that wait share a run: where rows are independent, always, never",
+        allowed=("auto", "on", "off"),
+    ),
     Setting("max_queued_requests", 10000, "Unanswered requests of a process, past which it sheds load"),
     Setting("max_queued_mebibytes", 1024.0, "Bytes of them, past which it sheds load"),
     Setting("processes", 1, "Processes that answer on the gRPC port; 0 is one for each core, at most 4"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import c_char_p, c_void_p
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from model_server import tf_tensors
@@ -161,6 +163,17 @@ class Session:
                 f"Tensor {name}, specified in either feed_devices or fetch_devices was not found in the Graph"
             )
         return Output(operation, number)
+
+
+@cache
+def op_definitions() -> Mapping[str, op_def_pb2.OpDef]:
+    """Return the ops that TensorFlow has, by name."""
+    buffer = library().TF_GetAllOpList()
+    try:
+        content = ctypes.string_at(buffer.contents.data, buffer.contents.length)
+    finally:
+        library().TF_DeleteBuffer(buffer)
+    return {op.name: op for op in op_def_pb2.OpList.FromString(content).op}
 
 
 def start_thread_pools(config: config_pb2.ConfigProto) -> None:
