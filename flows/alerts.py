@@ -28,6 +28,8 @@ FLOWS = ("retrain-and-deploy", "retrain", "roll-back")
 _TOLD = ("slipway.version.rejected", "slipway.version.rolled_back")
 _ENDED_BADLY = ("Failed", "Crashed", "TimedOut")
 
+_OBJECT = '{{"class": {name}, "message": {message}, "hint": ""}}'
+
 _OF_VERDICT = {
     "alert": "{{ event.payload.outcome|tojson }}",
     "pipeline": "{{ event.payload.pipeline|tojson }}",
@@ -36,12 +38,16 @@ _OF_VERDICT = {
     "error": "{{ event.payload.error|tojson }}",
     "failed_checks": "{{ event.payload.failed_checks|tojson }}",
     "folder": "{{ event.payload.folder|tojson }}",
+    "url": "{{ flow_run|ui_url|tojson }}",
 }
 _OF_FLOW_RUN = {
     "alert": "{{ flow_run.state.name|lower|tojson }}",
-    "pipeline": "{{ flow_run.parameters.pipeline|tojson }}",
+    # The folder's name: the run may have ended before its configuration was read, and with it the name.
+    "pipeline": "{{ (flow_run.parameters.pipeline|string).split('/')|select|list|last|tojson }}",
     "headline": "{{ flow_run.name|tojson }}",
-    "error": "{{ flow_run.state.message|tojson }}",
+    "error": _OBJECT.format(
+        name="{{ flow_run.state.name|tojson }}", message="{{ flow_run.state.message|tojson }}"
+    ),
     "url": "{{ flow_run|ui_url|tojson }}",
 }
 

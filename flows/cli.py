@@ -28,7 +28,8 @@ app = App(
     name="slipway",
     help="Nightly train, export and serve for TensorFlow Estimators.\n\n"
     "PIPELINE is a folder that holds pipeline.yaml, or a YAML file. Exit codes: 0 done, 1 failed, "
-    "2 bad usage or configuration, 3 rejected by a gate (the version before still serves).",
+    "2 bad usage or configuration, 3 rejected by a gate (the version before still serves), 4 cancelled, or "
+    "another run of the pipeline is under way.",
     version=lambda: metadata.version("slipway"),
     version_flags=["--version"],
 )

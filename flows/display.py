@@ -32,6 +32,7 @@ _OUTCOMES = {
     "rejected": "[bold yellow]rejected[/] (nothing was published; what served before still serves)",
     "rolled_back": "[bold yellow]rolled back[/] (the new version is withdrawn; the one before answers)",
     "failed": "[bold red]failed[/]",
+    "cancelled": "[bold yellow]cancelled[/] (what served before still serves)",
 }
 _MOST_MISSED = 8
 

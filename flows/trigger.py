@@ -22,8 +22,12 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
@@ -32,6 +36,7 @@ from prefect.utilities.urls import url_for
 from flows.reports import Reports
 from flows.watched_runs import WatchedRun
 from tasks.artifacts import Verdict
+from tasks.errors import AlreadyRunning
 from tasks.runs import told_verdicts
 from tasks.runs.run_records import RunRecord
 from tasks.runs.verdicts import exit_code
@@ -112,7 +117,7 @@ def _submitted(deployment: DeploymentResponse, overrides: Mapping[str, Any]) -> 
 def _watched(client: SyncPrefectClient, run: FlowRun, watching: Watching) -> int:
     followed = WatchedRun(client, run.id, console, watching.cancel_on_signal)
     state = followed.until_its_end(watching.start_timeout_seconds)
-    verdict = told_verdicts.told(client, run.id) or _untold(run, state)
+    verdict = told_verdicts.told(client, run.id) or _untold(client, run, state)
     print_verdict(console, verdict)
     if verdict.error is not None:
         print_error(console, verdict.error)
@@ -120,13 +125,40 @@ def _watched(client: SyncPrefectClient, run: FlowRun, watching: Watching) -> int
     return exit_code(verdict)
 
 
-def _untold(run: FlowRun, state: State[Any]) -> Verdict:
+def _untold(client: SyncPrefectClient, run: FlowRun, state: State[Any]) -> Verdict:
     """Return the verdict of a run that ended without one: killed, cancelled early, or of another flow."""
     name, type_ = state.name or "", state.type.value
-    done = state.is_completed()
     message = f"the flow run ended as {name}" + (f": {state.message}" if state.message else "")
     error = {"class": type_.title(), "message": message, "hint": "its log in the Prefect UI says more"}
+    if state.is_cancelled() and (others := _under_way(client, run)):
+        error = {
+            "class": AlreadyRunning.__name__,
+            "message": f"another run of this deployment is under way: {', '.join(others)}",
+            "hint": "wait for it to end, or cancel it; then trigger again",
+        }
+    outcome = "trained" if state.is_completed() else "cancelled" if state.is_cancelled() else "failed"
     return Verdict(
-        str(run.parameters.get("pipeline", run.name)), "", "trained" if done else "failed", None, None, None,
-        (), (), {}, None if done else error,
+        _pipeline_of(run), str(run.id), outcome, None, None, None, (), (), {},
+        None if state.is_completed() else error,
     )  # fmt: skip
+
+
+def _under_way(client: SyncPrefectClient, run: FlowRun) -> list[str]:
+    """Return the deployment's other runs that are under way: name, and page in the UI."""
+    types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id] if run.deployment_id else []),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
+        )
+    )
+    return [f"{each.name} ({url_for(each) or each.id})" for each in found if each.id != run.id]
+
+
+def _pipeline_of(run: FlowRun) -> str:
+    """Return the pipeline's name: by its YAML if it is here, else the name of its folder."""
+    path = str(run.parameters.get("pipeline", run.name))
+    try:
+        return load_pipeline(path).config.name
+    except ConfigError:
+        return Path(path).name

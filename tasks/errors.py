@@ -8,7 +8,7 @@ SlipwayError                    exit 1: the run failed; the version before still
 │   ├── ModelError              the Estimator cannot be built, trained or exported as configured
 │   ├── EnvironmentFault        this machine refuses: port taken, folder not writable, disk full …
 │   │   └── ImageUnavailable    the server's image cannot be had here
-│   ├── AlreadyRunning          another run of this pipeline holds its lock
+│   ├── AlreadyRunning          exit 4: another run of this pipeline holds its lock
 │   ├── VersionExists           the version number is taken
 │   ├── DeployFailed            the server did not come up with the new version, in time or at all
 │   └── SmokeTestFailed         the server answered wrongly, late, or with another version
@@ -90,6 +90,8 @@ class ImageUnavailable(EnvironmentFault):
 
 class AlreadyRunning(PermanentError):
     """Another run of this pipeline holds its lock."""
+
+    exit_code = 4
 
 
 class VersionExists(PermanentError):

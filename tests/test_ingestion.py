@@ -282,8 +282,8 @@ def test_gzip_that_was_not_said(tmp_path: Path) -> None:
 
 def test_an_empty_split(tmp_path: Path) -> None:
     """Too few examples for a split is an error that names the fraction to raise."""
-    error = refused(tmp_path, [example(x=[1.0, 2.0], y=1)] * 8)
-    assert "split is empty: 8 example(s) were split into" in error.message
+    error = refused(tmp_path, many(2))
+    assert "split is empty: 2 example(s) were split into" in error.message
     assert "data.split." in error.hint
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socketserver
 import subprocess
@@ -55,7 +56,7 @@ def _printed(program: list[str], home: Path, **environment: str) -> dict[str, An
         env={**bare, "SLIPWAY_HOME": str(home), "PYTHONPATH": str(REPOSITORY), **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr}
 
 
 class TestDeployments:
@@ -162,6 +163,29 @@ class TestStates:
         assert f"small: {outcome.replace('_', ' ')}" in markdown.splitlines()[0]
         file = told["home"] / "runs" / "small" / flow.replace("_", "-") / "verdict.json"
         assert json.loads(file.read_text())["outcome"] == outcome
+
+    def test_only_a_defect_is_logged_with_its_frames(self, told: dict[str, Any]) -> None:
+        """A rejection is two lines: the error, and the headline with the reason and where the verdict is."""
+        log = told["log"]
+        assert "ZeroDivisionError: a defect" in log and "Traceback" in log
+        assert "tasks.errors.Rejected" not in log
+        assert "Rejected: accuracy is 0.5\n  hint: train more" in log
+        (line,) = [line for line in log.splitlines() if "small: rejected: accuracy is 0.5" in line]
+        assert "Verdict: http://" in line and "/runs/flow-run/" in line
+
+    def test_the_engines_report_of_a_failed_state_is_dropped(self) -> None:
+        """The worker's last line is then the reason; other reports stay as they are."""
+        from prefect.exceptions import FailedRun
+
+        from tasks.runs.quiet_outcomes import without_frames
+
+        def record(error: Exception) -> logging.LogRecord:
+            raised = (type(error), error, None)
+            return logging.LogRecord("prefect.engine", logging.ERROR, "", 1, "exited", None, raised)
+
+        assert not without_frames(record(FailedRun("accuracy is 0.5")))
+        defect = record(ValueError("odd"))
+        assert without_frames(defect) and defect.exc_info
 
     def test_a_defect_leaves_its_traceback_in_the_runs_folder(self, told: dict[str, Any]) -> None:
         """The hint names the file; an error of ours needs none."""

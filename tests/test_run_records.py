@@ -110,7 +110,7 @@ class TestOutcome:
             ([], Rejected("no"), "rejected"),
             ([], DataError("none"), "failed"),
             ([], ConfigError("wrong"), "failed"),
-            ([], KeyboardInterrupt(), "failed"),
+            ([], KeyboardInterrupt(), "cancelled"),
             ([VERSION], SmokeTestFailed("slow"), "failed"),
             ([VERSION, ENDPOINT, Withdrawal(8, serving=7)], SmokeTestFailed("slow"), "rolled_back"),
             ([VERSION, ENDPOINT, Withdrawal(8, serving=None)], SmokeTestFailed("slow"), "failed"),

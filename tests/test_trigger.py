@@ -109,7 +109,7 @@ class TestDeployed:
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=400)
             _, alive = psutil.wait_procs(trainers, timeout=60)
-        assert process.returncode == 1, output
+        assert process.returncode == 4, output
         assert not alive
         _assert_saved_where_it_stopped(folder)
         assert nights.runs()[-1]["state"]["type"] == "CANCELLED"
@@ -117,7 +117,7 @@ class TestDeployed:
         assert client.versions == [done.verdict["version"]]
         assert nights.slipway.versions("digits") == versions
         verdict = json.loads((nights.slipway.home / "cancelled.json").read_text())
-        assert (verdict["outcome"], verdict["error"]["class"]) == ("failed", "Interrupted")
+        assert (verdict["outcome"], verdict["error"]["class"]) == ("cancelled", "Interrupted")
 
 
 def _steps(folder: Path) -> list[int]:

@@ -352,11 +352,11 @@ class TestInterrupted:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=90)
-        assert process.returncode == 1, output
+        assert process.returncode == 4, output
         assert not [child for child in family if child.is_running() and child.status() != "zombie"]
         steps = [int(index.stem.rpartition("-")[2]) for index in model_dir.glob("model.ckpt-*.index")]
         verdict = json.loads((model_dir.parent / "verdict.json").read_text())
-        assert verdict["outcome"] == "failed"
+        assert verdict["outcome"] == "cancelled"
         assert verdict["error"]["class"] == "Interrupted"
         assert max(steps) > 0, f"no checkpoint at the interrupted step among {steps}"
 
@@ -367,7 +367,7 @@ class TestInterrupted:
         try:
             _wait_for_training(process)
             refused = slipway.run(DIGITS)
-            assert refused.exit_code == 1
+            assert refused.exit_code == 4
             assert refused.verdict["error"]["class"] == "AlreadyRunning"
             assert f"pid {process.pid}" in refused.verdict["error"]["message"]
             assert len(list((slipway.home / "runs" / "digits").glob("2*"))) == 1

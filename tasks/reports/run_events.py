@@ -4,6 +4,7 @@
     slipway.version.rejected      a gate said no; what served before still serves
     slipway.version.rolled_back   published, found wanting, withdrawn
     slipway.run.failed            ended by an error before anything was published
+    slipway.run.cancelled         stopped by a person, a signal, or the end of its machine
     slipway.run.trained           a candidate was left (`slipway retrain`)
     slipway.run.skipped           examples and configuration are those of the version that serves
 

@@ -17,7 +17,7 @@ from tasks import durable_files
 from tasks.artifacts import Verdict
 
 _log = logging.getLogger(__name__)
-OUTCOMES = ("deployed", "trained", "skipped", "rejected", "rolled_back", "restored", "failed")
+OUTCOMES = ("deployed", "trained", "skipped", "rejected", "rolled_back", "restored", "failed", "cancelled")
 
 
 def file(pipeline: str) -> Path:

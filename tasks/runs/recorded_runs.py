@@ -12,6 +12,7 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.utilities.urls import url_for
 
 from configs.loading import Pipeline, load_pipeline
 from configs.schema import PipelineConfig
@@ -19,7 +20,7 @@ from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
 from tasks.reports import prefect_artifacts, run_events, run_metrics
-from tasks.runs import run_folders, run_records, told_verdicts, tracebacks
+from tasks.runs import quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption
 from tasks.runs.run_folders import FlowRun
@@ -79,6 +80,7 @@ def recorded_run(
     except ConfigError as error:
         told_verdicts.tell(RunRecord(pipeline, error=error).verdict())
         raise
+    quiet_outcomes.install()
     tensorflow_process.prepare()
     record = RunRecord()
     begun = False
@@ -137,11 +139,21 @@ def _conclude(this: RecordedRun) -> None:
     told_verdicts.tell(verdict)
     name = f"{this.run.pipeline}-verdict"
     prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
+    if verdict.error is not None:
+        get_run_logger().error(
+            "%s: %s. Verdict: %s", _headline(verdict), verdict.error["message"], _page(this.run)
+        )
     if verdict.outcome == "checked":
         return  # it says nothing of the night
     run_events.tell(verdict, _headline(verdict), str(this.run.folder))
     serving = served_versions.served(this.run)
     run_metrics.write(verdict, serving[0] if serving else None)
+
+
+def _page(run: Run) -> str:
+    """Return the flow run's page in the UI, which shows the verdict; without a UI, the file."""
+    found = url_for("flow-run", flow_run.id) if flow_run.id else None
+    return found or str(run_folders.verdict_file(run))
 
 
 def _keep(verdict: Verdict, file: Path) -> None:

@@ -26,7 +26,7 @@ from tasks.errors import Rejected, SlipwayError
 from tasks.runs.finished_stages import FinishedStages
 
 Outcome = Literal[
-    "deployed", "trained", "checked", "skipped", "rejected", "failed", "rolled_back", "restored"
+    "deployed", "trained", "checked", "skipped", "rejected", "failed", "cancelled", "rolled_back", "restored"
 ]
 
 
@@ -147,7 +147,8 @@ class RunRecord:
         if isinstance(self.error, Rejected):
             return "rejected"
         if self.error is not None:
-            return "rolled_back" if self.rolled_back else "failed"
+            ended: Outcome = "failed" if isinstance(self.error, Exception) else "cancelled"
+            return "rolled_back" if self.rolled_back else ended
         if self.dry:
             return "checked"
         if self.skipped:

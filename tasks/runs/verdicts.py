@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tasks.artifacts import Check, Verdict
-from tasks.errors import error_named
+from tasks.errors import AlreadyRunning, error_named
 from tasks.reports import markdown
 from tasks.reports.markdown import mark, row, shown
 
@@ -18,11 +18,17 @@ _MEANS = {
     "rejected": "Nothing was published. What served before still serves.",
     "rolled_back": "The new version was withdrawn. The one before it answers again.",
     "failed": "What served before was left as it was.",
+    "cancelled": "The run was stopped. What served before was left as it was.",
 }
 
 
 def exit_code(verdict: Verdict) -> int:
-    """Return what `slipway run` ends with: 0 done, 1 failed, 2 bad configuration, 3 rejected by a gate."""
+    """Return what `slipway run` ends with: 0 done, 1 failed, 2 bad configuration, 3 rejected by a gate.
+
+    4 if it was cancelled, or another run of the pipeline was under way.
+    """
+    if verdict.outcome == "cancelled":
+        return AlreadyRunning.exit_code
     return error_named(verdict.error["class"]).exit_code if verdict.error else 0
 
 
