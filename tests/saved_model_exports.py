@@ -83,8 +83,19 @@ def _export_tf2(base_path: Path, vocabulary: Path) -> None:
         def __call__(self, words: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"y": tf.cast(self.table.lookup(words), tf.float32) + self.weight}
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def regress(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            parsed = tf.io.parse_example(inputs, {"word": tf.io.FixedLenFeature([], tf.string)})
+            return {"outputs": self(parsed["word"])["y"]}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            scores = tf.expand_dims(self.regress(inputs)["outputs"], 1)
+            return {"scores": tf.concat([scores, -scores], 1)}
+
     module = Places()
-    tf.saved_model.save(module, str(base_path / "1"), signatures=module.__call__)
+    signatures = {"serving_default": module.__call__, "regress": module.regress, "classify": module.classify}
+    tf.saved_model.save(module, str(base_path / "1"), signatures=signatures)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ pytest_plugins = ["model_server_fixtures"]
 from model_server_lives import config, entry
 from model_server_requests import TIMEOUT, predict_request, spec, stub
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import inference_pb2
 
 KINDS = ("tf1", "tf1_text", "tf2")
 
@@ -55,12 +56,29 @@ def test_the_text_export_is_text(exports: Path) -> None:
     assert not (exports / "tf1_text" / "1" / "saved_model.pb").exists()
 
 
+def test_multi_inference_of_tf2(server: RunningServer) -> None:
+    """Each task's own placeholder is fed with the same examples: signatures of TF2 share none."""
+    request = inference_pb2.MultiInferenceRequest()
+    for method in ("regress", "classify"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.CopyFrom(spec("tf2", signature=method))
+    for word in (b"sail", b"anchor"):
+        example = request.input.example_list.examples.add()
+        example.features.feature["word"].bytes_list.value.append(word)
+    regressed, classified = stub(server).MultiInference(request, timeout=TIMEOUT).results
+    assert [each.value for each in regressed.regression_result.regressions] == [102.0, 99.0]
+    rows = classified.classification_result.classifications
+    assert [[each.score for each in row.classes] for row in rows] == [[102.0, -102.0], [99.0, -99.0]]
+
+
 def test_the_init_op_of_tf2_is_in_the_metadata(server: RunningServer) -> None:
     """As the official server lists it."""
     code, metadata = server.get("/v1/models/tf2/metadata")
     assert code == 200
     assert set(metadata["metadata"]["signature_def"]["signature_def"]) == {
         "serving_default",
+        "regress",
+        "classify",
         "__saved_model_init_op",
     }
 

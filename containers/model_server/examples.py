@@ -5,6 +5,7 @@ Facts from tensorflow_serving/servables/tensorflow: classifier.cc, regressor.cc,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def classify(
     """Classes with labels and scores of each Example."""
     key, signature = _signature(servable, request.model_spec)
     question = classify_question(signature, check_method_name)
-    values, count = answers(servable, question, request.input, timeout_seconds)
+    values, count = _answers(servable, question, request.input, timeout_seconds)
     response = classification_pb2.ClassificationResponse()
     fill_classifications(response.result, servable, question, values, count)
     fill_model_spec(response.model_spec, request.model_spec, key, servable)
@@ -60,7 +61,7 @@ def regress(
     """One value for each Example."""
     key, signature = _signature(servable, request.model_spec)
     question = regress_question(signature, check_method_name)
-    values, count = answers(servable, question, request.input, timeout_seconds)
+    values, count = _answers(servable, question, request.input, timeout_seconds)
     response = regression_pb2.RegressionResponse()
     fill_regressions(response.result, servable, question, values, count)
     fill_model_spec(response.model_spec, request.model_spec, key, servable)
@@ -169,17 +170,30 @@ def _signature(servable: Servable, spec: model_pb2.ModelSpec) -> tuple[str, meta
 
 
 def answers(
-    servable: Servable, question: Question, asked: input_pb2.Input, timeout_seconds: float | None
+    servable: Servable,
+    feeds: Sequence[str],
+    fetches: Sequence[str],
+    asked: input_pb2.Input,
+    timeout_seconds: float | None,
 ) -> tuple[dict[str, Array], int]:
-    """Return the output tensors by alias, and the number of Examples."""
+    """Feed each of `feeds` with the Examples; return the fetched tensors by name, and the Examples' number."""
     serialized = serialized_examples(asked)
     if not serialized:
         raise invalid_argument("Input is empty.")
     FACTS.examples = len(serialized)
     feed = np.empty(len(serialized), np.object_)
     feed[:] = serialized
-    values = servable.run({question.feed: feed}, list(question.outputs.values()), timeout_seconds)
-    return dict(zip(question.outputs, values, strict=True)), len(serialized)
+    values = servable.run(dict.fromkeys(feeds, feed), fetches, timeout_seconds)
+    return dict(zip(fetches, values, strict=True)), len(serialized)
+
+
+def _answers(
+    servable: Servable, question: Question, asked: input_pb2.Input, timeout_seconds: float | None
+) -> tuple[dict[str, Array], int]:
+    """Return the output tensors by alias, and the number of Examples."""
+    fetches = list(question.outputs.values())
+    by_name, count = answers(servable, [question.feed], fetches, asked, timeout_seconds)
+    return {alias: by_name[name] for alias, name in question.outputs.items()}, count
 
 
 def serialized_examples(asked: input_pb2.Input) -> list[bytes]:

@@ -29,10 +29,14 @@ def infer(
     timeout_seconds: float | None,
     check_method_name: bool,
 ) -> inference_pb2.MultiInferenceResponse:
-    """Every task's result, in order, from one run of the graph."""
+    """Return every task's result, in order, from one run of the graph.
+
+    Each task's own input is fed with the same examples: signatures of TensorFlow 2 have one placeholder each.
+    """
     keys, questions = _questions(servable, request, check_method_name)
-    outputs = {name: name for question in questions for name in question.outputs.values()}
-    by_name, count = answers(servable, Question(questions[0].feed, outputs), request.input, timeout_seconds)
+    feeds = sorted({question.feed for question in questions})
+    names = sorted({name for question in questions for name in question.outputs.values()})
+    by_name, count = answers(servable, feeds, names, request.input, timeout_seconds)
     response = inference_pb2.MultiInferenceResponse()
     for task, key, question in zip(request.tasks, keys, questions, strict=True):
         result = response.results.add()
@@ -67,8 +71,6 @@ def _questions(
             raise invalid_argument(naming(text, "Signatures", sorted(servable.signatures)))
         keys.append(key)
         questions.append(_question(task.method_name, servable.signatures[key], check_method_name))
-    if len({question.feed for question in questions}) > 1:
-        raise invalid_argument("Input tensor must be the same for all Signatures.")
     return keys, questions
 
 
