@@ -95,7 +95,7 @@ def test_what_xml_cannot_hold_is_replaced(tmp_path: Path) -> None:
         (RunRecord("digits", error=ConfigError("no")).verdict(), 2),
         (RunRecord("digits", error=Rejected("no")).verdict(), 3),
         (RunRecord("digits", error=ValueError("a defect")).verdict(), 1),
-        (RunRecord("digits", error=KeyboardInterrupt()).verdict(), 1),
+        (RunRecord("digits", error=KeyboardInterrupt()).verdict(), 4),
     ],
     ids=["deployed", "rejected", "bad configuration", "a gate", "a defect", "interrupted"],
 )
