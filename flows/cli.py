@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.markup import escape
@@ -32,7 +32,13 @@ app = App(
     "another run of the pipeline is under way.",
     version=lambda: metadata.version("slipway"),
     version_flags=["--version"],
+    # An empty tuple or False as a default says nothing.
+    default_parameter=Parameter(negative="", show_default=lambda value: str(value) if value else None),
 )
+_BUILD = Group("Make a pipeline", sort_key=1)
+_RUN = Group("Run it", sort_key=2)
+_SERVE = Group("Serve and inspect", sort_key=3)
+_NIGHTLY = Group("Every night, with Prefect", sort_key=4)
 errors = Console(stderr=True, highlight=False)
 
 Overrides = Annotated[
@@ -58,10 +64,11 @@ Force = Annotated[
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log too")]
 
 
-@app.command
+@app.command(group=_RUN)
 def run(  # noqa: PLR0913 (each is an option)
     pipeline: str,
     run_id: RunToResume = None,
+    /,
     *,
     resume: Resume = False,
     overrides: Overrides = (),
@@ -79,10 +86,11 @@ def run(  # noqa: PLR0913 (each is an option)
     return terminal.run_flow("retrain_and_deploy", pipeline, told, reports, verbose, which, dry_run=dry_run)
 
 
-@app.command
+@app.command(group=_RUN)
 def retrain(  # noqa: PLR0913 (each is an option)
     pipeline: str,
     run_id: RunToResume = None,
+    /,
     *,
     resume: Resume = False,
     overrides: Overrides = (),
@@ -100,9 +108,10 @@ def retrain(  # noqa: PLR0913 (each is an option)
     return terminal.run_flow("retrain", pipeline, told, reports, verbose, which, dry_run=dry_run)
 
 
-@app.command
+@app.command(group=_BUILD)
 def check(
     pipeline: str,
+    /,
     *,
     overrides: Overrides = (),
     build: Annotated[
@@ -125,9 +134,10 @@ def check(
     return 0
 
 
-@app.command
+@app.command(group=_BUILD)
 def plan(
     pipeline: str,
+    /,
     *,
     overrides: Overrides = (),
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print it as JSON")] = False,
@@ -138,7 +148,7 @@ def plan(
     return plan_command.run(load_pipeline(pipeline, _parsed(overrides)), as_json)
 
 
-@app.command
+@app.command(group=_BUILD)
 def schema() -> int:
     """Print the JSON Schema of pipeline.yaml, for editors."""
     from configs.schema import PipelineConfig
@@ -147,17 +157,23 @@ def schema() -> int:
     return 0
 
 
-@app.command
-def status(pipeline: str | None = None) -> int:
-    """Show what serves, since when, the versions and the last verdict; without PIPELINE, of all of them."""
+@app.command(group=_SERVE)
+def status(
+    pipeline: str | None = None,
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print it as JSON")] = False,
+) -> int:
+    """Show the serving version, since when, and the last verdict; of PIPELINE also its versions."""
     from flows import overview, terminal
 
-    if pipeline is None:
-        return overview.show(Console(highlight=False))
-    return terminal.show_status(load_pipeline(pipeline))
+    loaded = None if pipeline is None else load_pipeline(pipeline)
+    if as_json:
+        return overview.show_json(None if loaded is None else loaded.config.name)
+    return overview.show(Console(highlight=False)) if loaded is None else terminal.show_status(loaded)
 
 
-@app.command
+@app.command(group=_NIGHTLY)
 def alerts(
     *pipelines: str,
     webhook: Annotated[str, Parameter(env_var="SLIPWAY_ALERT_WEBHOOK", help="URL that gets JSON")] = "",
@@ -175,17 +191,18 @@ def alerts(
     return 0
 
 
-@app.command
-def stop(pipeline: str) -> int:
+@app.command(group=_SERVE)
+def stop(pipeline: str, /) -> int:
     """Drain and stop the server of the pipeline's model. Versions and runs stay."""
     from flows import terminal
 
     return terminal.stop_server(load_pipeline(pipeline))
 
 
-@app.command
+@app.command(group=_RUN)
 def rollback(
     pipeline: str,
+    /,
     *,
     to: Annotated[
         int | None, Parameter(help="Version to serve; by default the one before the live one")
@@ -197,9 +214,10 @@ def rollback(
     return rollback_command.run(load_pipeline(pipeline), to)
 
 
-@app.command
+@app.command(group=_SERVE)
 def ask(
     pipeline: str,
+    /,
     *,
     examples: Annotated[Path | None, Parameter(help="TFRecord of tf.Examples to ask for")] = None,
     count: Annotated[int, Parameter(help="Ask for so many of them", validator=Number(gte=1))] = 3,
@@ -210,9 +228,10 @@ def ask(
     return terminal.ask_server(load_pipeline(pipeline), examples, count)
 
 
-@app.command
+@app.command(group=_BUILD)
 def record(
     pipeline: str,
+    /,
     *,
     requests: Annotated[
         int, Parameter(help="Record at most so many", validator=Number(gte=1, lte=1000))
@@ -228,11 +247,12 @@ def record(
     return record_command.run(load_pipeline(pipeline), requests, logs)
 
 
-@app.command
+@app.command(group=_SERVE)
 def diff(
     pipeline: str,
     first: str,
     second: str,
+    /,
     *,
     samples: Annotated[
         int, Parameter(help="Compare the answers about at most so many examples", validator=Number(gte=1))
@@ -245,9 +265,10 @@ def diff(
     return diff_command.run(load_pipeline(pipeline), first, second, samples, as_json)
 
 
-@app.command
+@app.command(group=_SERVE)
 def inspect(
     path: Path,
+    /,
     *,
     values: Annotated[
         tuple[str, ...], Parameter(consume_multiple=True, negative="", help="Variables whose values to show")
@@ -259,9 +280,10 @@ def inspect(
     return terminal.inspect(path, values)
 
 
-@app.command
+@app.command(group=_NIGHTLY)
 def trigger(
     pipeline: str,
+    /,
     *,
     watch: Annotated[bool, Parameter(negative="", help="Show its log; exit as slipway run would")] = False,
     overrides: Overrides = (),
@@ -284,17 +306,18 @@ def trigger(
     return triggering.trigger(pipeline, _parsed(overrides), watching)
 
 
-@app.command
-def recover(pipeline: str | None = None) -> int:
+@app.command(group=_RUN)
+def recover(pipeline: str | None = None, /) -> int:
     """Go on with runs that were killed, settle deploys, start servers that are gone; of PIPELINE, or all."""
     from flows import recover as recovering
 
     return recovering.recover(pipeline)
 
 
-@app.command
+@app.command(group=_NIGHTLY)
 def deploy_nightly(
     pipeline: str,
+    /,
     *,
     cron: Annotated[str, Parameter(help="Minute, hour, day, month, weekday: '30 2 * * *'")],
     timezone: Annotated[str, Parameter(help="Of the IANA data base, such as Europe/Berlin")] = "Etc/UTC",
@@ -306,7 +329,7 @@ def deploy_nightly(
     return nightly.deploy_nightly(pipeline, cron, timezone, file)
 
 
-@app.command
+@app.command(group=_BUILD)
 def init(
     name: str,
     *samples: Path,
@@ -325,7 +348,7 @@ def init(
     return new_pipeline.create(name, samples, source, label, folder)
 
 
-@app.command
+@app.command(group=_NIGHTLY)
 def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
     """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
     from flows import prefect_server

@@ -28,11 +28,11 @@ _OUTCOMES = {
     "deployed": "[bold green]deployed[/]",
     "trained": "[bold green]trained[/] (a candidate was left, nothing published)",
     "checked": "[bold green]checked[/] (a dry run: nothing was trained, nothing was changed)",
-    "skipped": "[bold green]skipped[/] (nothing new to train on; what served before still serves)",
-    "rejected": "[bold yellow]rejected[/] (nothing was published; what served before still serves)",
+    "skipped": "[bold green]skipped[/] (nothing new to train on)",
+    "rejected": "[bold yellow]rejected[/] (nothing was published)",
     "rolled_back": "[bold yellow]rolled back[/] (the new version is withdrawn; the one before answers)",
     "failed": "[bold red]failed[/]",
-    "cancelled": "[bold yellow]cancelled[/] (what served before still serves)",
+    "cancelled": "[bold yellow]cancelled[/]",
 }
 _MOST_MISSED = 8
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -55,6 +57,35 @@ def show(console: Console) -> int:
     return 0
 
 
+def show_json(pipeline: str | None) -> int:
+    """Print the same as JSON, a list; of one pipeline if it is named."""
+    schedule = scheduled()
+    found = [_facts(name, schedule) for name in ([pipeline] if pipeline else sorted(_names()))]
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def _facts(name: str, schedule: Schedule) -> dict[str, Any]:
+    record = server_records.read(name)
+    alive = record is not None and bool(record.handle) and model_servers.is_alive(record)
+    live = model_status.live_version(record.rest, name) if record is not None and alive else None
+    verdict = run_folders.last_verdict(name)
+    since = None if live is None else run_folders.serving_since(name, live)
+    due = schedule.next_run.get(name)
+    return {
+        "pipeline": name,
+        "version": live,
+        "since": None if since is None else since.isoformat(timespec="seconds"),
+        "grpc": record.grpc if record is not None and alive else None,
+        "rest": record.rest if record is not None and alive else None,
+        "server": record.describe() if record is not None and record.handle else None,
+        "server_answers": alive,
+        "under_way": run_folders.run_under_way(name),
+        "last_verdict": verdict and {key: verdict.get(key) for key in ("outcome", "run_id", "error")},
+        "next_run": None if due is None else due.isoformat(timespec="seconds"),
+    }
+
+
 def _names() -> set[str]:
     """Return the pipelines that were run here, or whose server was started here."""
     runs = {folder.name for folder in (home() / "runs").glob("*") if folder.is_dir()}
@@ -69,7 +100,8 @@ def _serving(name: str) -> tuple[str, str]:
         return f"[red]nothing[/]: {record.describe()} is gone", ""
     live = model_status.live_version(record.rest, name)
     version = f"[bold green]{live}[/]" if live is not None else "[yellow]no version yet[/]"
-    return f"{version} at {record.grpc}", _when(datetime.fromisoformat(record.started_at))
+    since = None if live is None else run_folders.serving_since(name, live)
+    return f"{version} at {record.grpc}", "?" if since is None else _when(since)
 
 
 def _verdict(name: str) -> str:

@@ -59,9 +59,13 @@ def _version(number: int | None, none: str) -> str:
 
 
 def _resumed(found: Resumable) -> str:
-    finished = ", ".join(found.finished) or "no stage"
+    repeated = (
+        f"{', '.join(found.finished)} would not be repeated"
+        if found.finished
+        else "every stage would be repeated"
+    )
     step = "" if found.step is None else f"; its newest checkpoint is of step {found.step:,}"
-    return f"run {found.run_id}, by --resume: {finished} would not be repeated{step}"
+    return f"run {found.run_id}, by --resume: {repeated}{step}"
 
 
 def _table(*columns: str) -> Table:

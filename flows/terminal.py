@@ -119,6 +119,17 @@ def _conclude(loaded: Pipeline, pipeline: str, verdict: Verdict, seconds: float)
         )
     if verdict.endpoint is not None and verdict.outcome == "deployed":
         _print_how_to_use(loaded, pipeline, verdict)
+    elif verdict.outcome not in ("trained", "checked"):
+        _print_what_serves(loaded.config.name)
+
+
+def _print_what_serves(name: str) -> None:
+    record = model_servers.running(name)
+    live = model_status.live_version(record.rest, name) if record is not None else None
+    if record is not None and live is not None:
+        console.print(f"\nVersion {live} still serves at {record.grpc}.", soft_wrap=True)
+    else:
+        console.print(f"\nNo version of {name} serves.")
 
 
 def _print_how_to_use(loaded: Pipeline, pipeline: str, verdict: Verdict) -> None:
@@ -194,9 +205,9 @@ def _serving(name: str, record: server_records.ServerRecord | None) -> str:
         return f"[red]nothing[/]: the server ({record.describe()}) is gone; slipway run starts it again"
     live = model_status.live_version(record.rest, name)
     version = f"version [bold green]{live}[/]" if live is not None else "[yellow]no version yet[/]"
-    return (
-        f"{version}  gRPC {record.grpc}  REST {record.rest}  {record.describe()}, since {record.started_at}"
-    )
+    since = None if live is None else run_folders.serving_since(name, live)
+    when = "" if since is None else f" since {since.astimezone():%Y-%m-%d %H:%M}"
+    return f"{version}{when}  gRPC {record.grpc}  REST {record.rest}  {record.describe()}"
 
 
 def _last_verdict(name: str) -> str:

@@ -112,7 +112,7 @@ def _stages(
     config: PipelineConfig, run: Run, upcoming: str, baseline: int | None
 ) -> Iterator[tuple[str, str]]:
     yield "recover", found(run).proved().replace("left as it is", "it is finished or undone first")
-    yield "preflight", f"folder, ports and {_target(config)} are looked at"
+    yield "preflight", f"checks folder, ports and {_target(config)}; builds the model's graphs"
     yield "ingest", f"{_source(config.data, run)}; split by hash, {config.data.split.eval:g} held out"
     same = "; ends the run if nothing is new" if config.data.gates.unchanged == "skip" else ""
     against = f" and version {baseline}'s" if baseline is not None and config.data.gates.drift else ""
@@ -135,9 +135,9 @@ def _stages(
 
 def _target(config: PipelineConfig) -> str:
     kinds = {
-        "auto": "a Docker engine, else a process,",
-        "docker": "the Docker engine",
-        "process": "the program",
+        "auto": "Docker (falls back to a local process)",
+        "docker": "Docker",
+        "process": "the server's program",
     }
     return kinds.get(config.deployment.target, f"the server at {config.deployment.host}")
 

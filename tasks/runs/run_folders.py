@@ -198,6 +198,15 @@ def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
     return next((found for found in map(_verdict_in, files) if found is not None), None)
 
 
+def serving_since(pipeline_name: str, version: int) -> datetime | None:
+    """Return when a run or a rollback last put the version into service; None if no verdict says so."""
+    for file in sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"), reverse=True):
+        verdict = _verdict_in(file)
+        if verdict and verdict.get("version") == version and verdict["outcome"] in ("deployed", "restored"):
+            return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+    return None
+
+
 def verdict_of(pipeline_name: str, run_id: str) -> dict[str, Any] | None:
     """Return the verdict of a run; None where it has none, or a crash of the machine cut it short."""
     return _verdict_in(runs_folder(pipeline_name) / run_id / _VERDICT)
