@@ -176,7 +176,7 @@ def answers(
     asked: input_pb2.Input,
     timeout_seconds: float | None,
 ) -> tuple[dict[str, Array], int]:
-    """Feed each of `feeds` with the Examples; return the fetched tensors by name, and the Examples' number."""
+    """Feed each of `feeds` with the Examples; return fetched tensors by name, and the Examples' number."""
     serialized = serialized_examples(asked)
     if not serialized:
         raise invalid_argument("Input is empty.")
