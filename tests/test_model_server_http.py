@@ -253,7 +253,7 @@ def test_other_threads_and_switches_are_other_conditions(
         tmp_path,
         "--tensorflow_intra_op_parallelism=7",
         ONEDNN_MAX_CPU_ISA="SSE41",
-        MODEL_SERVER_BATCHING="false",
+        MODEL_SERVER_BATCHING="off",
     )
     _, reported = server.get("/numerics")
     assert (reported["threads"], reported["ONEDNN_MAX_CPU_ISA"]) == ("7", "SSE41")

@@ -27,7 +27,7 @@ def facts(options: Options, settings: Settings) -> dict[str, str]:
     `merges` says whether requests may share a run of the graph, which changes the batch. Without a boot id
     it is all that is returned: the conditions are unknown.
     """
-    merges = {"merges": "yes" if settings.batching or options.enable_batching else "no"}
+    merges = {"merges": "yes" if settings.batching != "off" or options.enable_batching else "no"}
     try:
         machine = _BOOT_ID.read_text().strip()
     except OSError:
