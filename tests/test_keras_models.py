@@ -12,6 +12,7 @@ from pipelines import run_of, written
 
 from configs.features import FeatureSpec
 from configs.loading import Pipeline
+from configs.schema import AnswersConfig
 from tasks.artifacts import Checkpoint, Examples, Run
 from tasks.estimators import checkpoints
 from tasks.examples.tf_examples import serialize, write_records
@@ -67,7 +68,15 @@ def test_the_step_is_the_one_that_training_ended_at(tmp_path: Path, checkpoint_f
     resumed = train.run(ignore_progress, more.model, more.training, more.data, examples, run)
     assert (resumed.resumed_from, resumed.global_step) == (3, 5)
     candidate = export.run(
-        ignore_progress, more.model, more.training, more.export, more.data, examples, resumed, 8, run
+        ignore_progress,
+        more.model,
+        more.training,
+        more.export,
+        more.data,
+        examples,
+        resumed,
+        AnswersConfig(samples=8),
+        run,
     )
     assert extra_assets.read_manifest(candidate.path)["checkpoint_step"] == 5
 
@@ -86,7 +95,7 @@ def test_a_warm_start_is_by_the_names_of_the_variables(
         config = before.config
         path = export.run(
             ignore_progress, config.model, config.training, config.export, config.data, examples,
-            checkpoint, 8, run,
+            checkpoint, AnswersConfig(samples=8), run,
         ).path  # fmt: skip
     pipeline = _pipeline(
         tmp_path / "after", checkpoint_format, max_steps=1,
