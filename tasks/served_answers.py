@@ -56,7 +56,7 @@ def prove_again(endpoint: Endpoint, smoke_test: SmokeTestConfig, run: Run, log: 
     kept = kept_answers.of_version(folder)
     if kept is not None:
         proof = prove(endpoint, kept.candidate, _without_latency(smoke_test), kept.data, run, log=log)
-        return f"its answers: {proof.answers}"
+        return f"its answers are those it was deployed with ({proof.answers})"
     other = next(_kept(run.model_base_path), None)
     if other is None:
         return "it is AVAILABLE; no examples are kept to ask it about"

@@ -39,7 +39,7 @@ def test_every_head_was_validated_and_asked_by_its_name(deployed: Finished) -> N
 
 def test_an_iris_that_every_model_must_get_right(deployed: Finished) -> None:
     """`validation.inputs` of the example asked for a setosa, and got it."""
-    assert deployed.checks["validation.inputs[0] flower species"]["rule"] == "within 128 ULPs of setosa.npy"
+    assert deployed.checks["validation.inputs[0] flower species"]["rule"] == "equals the file setosa.npy"
 
 
 def test_versions_may_be_numbered_from_one(deployed: Finished, module_slipway: Slipway) -> None:
