@@ -28,7 +28,7 @@ def preflight(
     that does not answer though there are versions, a resumed run whose version is no longer the highest;
     ModelError or ConfigError for a model that cannot be built as configured.
     """
-    target = _target(deployment, server, run)
+    target = serving_target(deployment, server, run)
     build_model(recipe, export, run, run.log("preflight"))
     return target
 
@@ -44,8 +44,8 @@ def build_model(recipe: Recipe, export: ExportConfig, run: Run, log: Path) -> Bu
     )  # fmt: skip
 
 
-def _target(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> ServingTarget:
-    """Return where to serve."""
+def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run) -> ServingTarget:
+    """Return where to serve, after all checks but that of the model. Raises EnvironmentFault."""
     model_versions.require_writable(run.model_base_path)
     _refuse_superseded(run)
     record = model_servers.running(run.pipeline)

@@ -31,7 +31,7 @@ from tasks.answers import kept_answers
 from tasks.canary import canary
 from tasks.errors import CheckedError, SlipwayError
 from tasks.model_versions import candidate_folder
-from tasks.preflight import preflight
+from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.recovery import recover
 from tasks.retention import retire
@@ -71,7 +71,7 @@ def deployed(source: str, run_id: str) -> dict[str, Any]:
         began = time.monotonic()
         recovery = recover.fn(config.deployment, config.smoke_test, run)
         told = {"recovery": recovery.proved(), "seconds": time.monotonic() - began}
-        target = preflight.fn(config.deployment, config.server, run)
+        target = serving_target(config.deployment, config.server, run)
         folder = candidate_folder(run.model_base_path, run_id)
         if (run.folder / "candidate").is_dir():  # made by a run that waits for this one's end
             shutil.move(run.folder / "candidate", folder)

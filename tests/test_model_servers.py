@@ -28,7 +28,7 @@ from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTe
 from tasks.deploy_journal import Journal
 from tasks.deployment import deploy, withdraw
 from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.preflight import preflight
+from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.retention import retire
 from tasks.servers import model_servers, model_status, rollouts, server_process, server_records
@@ -382,7 +382,7 @@ class TestPreflight:
 
     def _target(self, run: Run, server: ServerConfig | None = None, **deployment: Any) -> ServingTarget:
         ports = {"grpc_port": 0, "rest_port": 0}
-        return preflight.fn(DeploymentConfig(**{**ports, **deployment}), server or ServerConfig(), run)
+        return serving_target(DeploymentConfig(**{**ports, **deployment}), server or ServerConfig(), run)
 
     def test_auto_without_an_engine_is_a_process(self, run: Run) -> None:
         """The reason says that no engine answers; two free ports are picked; nothing serves yet."""
@@ -488,7 +488,7 @@ class TestDeployment:
 
     def _deploy(self, run: Run, version: ModelVersion, program: Path, **flags: Any) -> Any:
         server = ServerConfig(insecure=True, executable=program, flags=flags)
-        target = preflight.fn(self.DEPLOYMENT, server, run)
+        target = serving_target(self.DEPLOYMENT, server, run)
         deploy_journal.write(
             Journal("small", "r1", run.model_base_path, "published", version.previous,
                     (version.number,), model_servers.planned(target, run))
@@ -543,7 +543,7 @@ class TestDeployment:
         """Have a server that is as planned, answers over REST, and over gRPC does not."""
         server = ServerConfig(insecure=True, executable=program)
         (base / "mute").touch()
-        mute = model_servers.start(model_servers.planned(preflight.fn(self.DEPLOYMENT, server, run), run))
+        mute = model_servers.start(model_servers.planned(serving_target(self.DEPLOYMENT, server, run), run))
         eventually(lambda: model_status.version_statuses(mute.rest, "small"))
         (base / "mute").unlink()
         assert model_servers.is_mute(mute)
@@ -633,7 +633,7 @@ class TestExternal:
         return DeploymentConfig(**values)
 
     def _deploy(self, run: Run, version: ModelVersion, deployment: DeploymentConfig) -> Any:
-        target = preflight.fn(deployment, ServerConfig(), run)
+        target = serving_target(deployment, ServerConfig(), run)
         planned = model_servers.planned(target, run)
         deploy_journal.write(
             Journal("small", "r1", run.model_base_path, "published", version.previous,
@@ -681,7 +681,7 @@ class TestExternal:
         self, run: Run, base: Path, theirs: ServerRecord
     ) -> None:
         """It restarts while the version is published: no answer is not its death."""
-        target = preflight.fn(self._deployment(theirs), ServerConfig(), run)
+        target = serving_target(self._deployment(theirs), ServerConfig(), run)
         planned = model_servers.planned(target, run)
         model_servers.stop(theirs)
         with pytest.raises(DeployFailed, match=r"was not served within 0.2 s \(no answer\)") as failed:
@@ -708,11 +708,11 @@ class TestExternal:
         nowhere = self._deployment(theirs, rest_port=free_port())
         said = f"nothing answers at http://127.0.0.1:{nowhere.rest_port}, where small is served"
         with pytest.raises(EnvironmentFault, match=said):
-            preflight.fn(nowhere, ServerConfig(), run)
-        assert preflight.fn(self._deployment(theirs), ServerConfig(), run).live_version == 8
+            serving_target(nowhere, ServerConfig(), run)
+        assert serving_target(self._deployment(theirs), ServerConfig(), run).live_version == 8
         for number in (7, 8):
             (base / str(number)).rmdir()
-        target = preflight.fn(nowhere, ServerConfig(), run)
+        target = serving_target(nowhere, ServerConfig(), run)
         assert (target.kind, target.live_version) == ("external", None)
 
     @pytest.mark.parametrize(
