@@ -6,12 +6,14 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Callable
 from email.message import Message
 from http import HTTPStatus
 from io import BufferedIOBase
 
-_PIECE_BYTES = 2**20
+_PIECE_BYTES = 2**16
 _LINE_BYTES = 1024
+_MOST_TRAILERS = 100
 _WORTH_PACKING_BYTES = 1024
 
 
@@ -23,10 +25,18 @@ class BodyError(Exception):
         self.status = status
 
 
-def read(stream: BufferedIOBase, headers: Message, most_bytes: int) -> bytes:
-    """Return the whole body, unpacked; empty where there is none. Raises BodyError."""
-    body = _chunked(stream, most_bytes) if _is_chunked(headers) else _counted(stream, headers, most_bytes)
-    return _unpacked(body, most_bytes) if headers.get("Content-Encoding", "").lower() == "gzip" else body
+Hold = Callable[[int], None]
+"""Reserves memory for so many bytes, before they are read. Raises BodyError if there is not enough."""
+
+
+def read(stream: BufferedIOBase, headers: Message, most_bytes: int, hold: Hold = lambda _: None) -> bytes:
+    """Return the whole body, unpacked; empty if there is none. Raises BodyError."""
+    if _is_chunked(headers):
+        body = _chunked(stream, most_bytes, hold)
+    else:
+        body = _counted(stream, headers, most_bytes, hold)
+    is_packed = headers.get("Content-Encoding", "").lower() == "gzip"
+    return _unpacked(body, most_bytes, hold) if is_packed else body
 
 
 def takes_gzip(headers: Message, answer: bytes) -> bool:
@@ -46,25 +56,26 @@ def _is_chunked(headers: Message) -> bool:
     return True
 
 
-def _counted(stream: BufferedIOBase, headers: Message, most_bytes: int) -> bytes:
+def _counted(stream: BufferedIOBase, headers: Message, most_bytes: int, hold: Hold) -> bytes:
     given = set(headers.get_all("Content-Length", ["0"]))
     text = given.pop()
     if given or not re.fullmatch("[0-9]{1,18}", text):
         raise _bad_length()
-    return _exactly(stream, int(text), most_bytes)
+    return _exactly(stream, int(text), most_bytes, hold)
 
 
-def _chunked(stream: BufferedIOBase, most_bytes: int) -> bytes:
+def _chunked(stream: BufferedIOBase, most_bytes: int, hold: Hold) -> bytes:
     chunks: list[bytes] = []
     left = most_bytes
     while size := _chunk_size(stream):
-        chunks.append(_exactly(stream, size, left))
+        chunks.append(_exactly(stream, size, left, hold))
         left -= size
         if stream.readline(_LINE_BYTES).strip():
             raise _bad_length()
-    while stream.readline(_LINE_BYTES).strip():  # trailers
-        pass
-    return b"".join(chunks)
+    for _ in range(_MOST_TRAILERS):
+        if not stream.readline(_LINE_BYTES).strip():
+            return b"".join(chunks)
+    raise _bad_length()
 
 
 def _chunk_size(stream: BufferedIOBase) -> int:
@@ -74,7 +85,7 @@ def _chunk_size(stream: BufferedIOBase) -> int:
     return int(text, 16)
 
 
-def _exactly(stream: BufferedIOBase, size: int, most_bytes: int) -> bytes:
+def _exactly(stream: BufferedIOBase, size: int, most_bytes: int, hold: Hold) -> bytes:
     if size > most_bytes:
         raise _too_large()
     pieces = []
@@ -82,20 +93,25 @@ def _exactly(stream: BufferedIOBase, size: int, most_bytes: int) -> bytes:
         piece = stream.read(min(size, _PIECE_BYTES))  # what is announced may never come
         if not piece:
             raise _bad_length()
+        hold(len(piece))
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
 
 
-def _unpacked(body: bytes, most_bytes: int) -> bytes:
+def _unpacked(body: bytes, most_bytes: int, hold: Hold) -> bytes:
+    pieces, size = [], 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as packed:
-            unpacked = packed.read(most_bytes + 1)
+            while piece := packed.read(_PIECE_BYTES):  # a few bytes may unpack to any number
+                size += len(piece)
+                if size > most_bytes:
+                    raise _too_large()
+                hold(len(piece))
+                pieces.append(piece)
     except (OSError, EOFError, zlib.error):
         raise BodyError(HTTPStatus.BAD_REQUEST, "Malformed request: the body is not gzip") from None
-    if len(unpacked) > most_bytes:
-        raise _too_large()
-    return unpacked
+    return b"".join(pieces)
 
 
 def _bad_length() -> BodyError:

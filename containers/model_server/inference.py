@@ -41,6 +41,7 @@ _LOG = logging.getLogger(__name__)
 _MOST_ROWS = 1024  # a longer batch costs as much a row, and its first rows wait for the last
 _REMEMBERED_SPECS = 1024
 _CORES = len(os.sched_getaffinity(0))
+_LARGE_BYTES = 256 * 1024
 _LONGEST_TIMEOUT_MILLISECONDS = 2**31 - 1
 _RETRY_MILLISECONDS = 1000
 
@@ -107,6 +108,9 @@ class Inference:
 
     def accept(self, call: Call) -> None:
         """Take a call in; run() will see to it, or a thread of its own already does."""
+        if len(call.message) > _LARGE_BYTES:
+            self._pool.submit(self._accept_large, call)
+            return
         try:
             plan, question = self._question(call)
         except Exception as error:
@@ -118,6 +122,19 @@ class Inference:
             plan.waiting.append(question)
         self._ready[plan] = None
 
+    def _accept_large(self, call: Call) -> None:
+        """Do as accept() and run(), in a thread of the pool: to read the message takes long already."""
+        try:
+            plan, question = self._question(call)
+        except Exception as error:
+            if not isinstance(error, StatusError):
+                guards.caught("reading a request")
+            self._ask_alone(call)
+            return
+        with self._lock:
+            plan.waiting.append(question)
+        self._run_elsewhere(plan)
+
     def shed(self, call: Call, why: str) -> None:
         """Send a call away, with the hint that gRPC's retry policy reads."""
         metrics.record((call.method, "GRPC", "", 0, ""), Code.UNAVAILABLE, call.started_ns)
@@ -128,7 +145,7 @@ class Inference:
         """Run what has been accepted: what is quick in this thread, the rest in others."""
         ready, self._ready = self._ready, {}
         for plan in ready:
-            if plan.is_quick and not plan.running:
+            if not plan.running and plan.is_quick(*_size(plan.waiting)):
                 self._run(plan, self._take(plan))
             else:
                 self._run_elsewhere(plan)
@@ -186,7 +203,7 @@ class Inference:
         except KeyError:
             pass
         plan = plans.prepare(
-            method, loaded.servable, self._specs[spec], output_filter, self._check_method_names, self._sharing
+            method, loaded.servable, self._spec(spec), output_filter, self._check_method_names, self._sharing
         )
         # "the latest" and "version 5" are the same plan while 5 is the latest.
         same = (method, plan.model_spec, output_filter) if plan else None
@@ -248,7 +265,7 @@ class Inference:
                 self._store.release(question.loaded)
                 self._pool.submit(self._ask_alone, question.call)
             return
-        plan.took(took / 1e9)
+        plan.took(took / 1e9, *_size(chunk))
         key = (plan.method, "GRPC", plan.model, plan.servable.version, plan.signature)
         counts_examples = plan.method != "Predict"
         for question, answer in zip(chunk, answers, strict=True):
@@ -263,7 +280,7 @@ class Inference:
             self._store.release(question.loaded)
 
     def _outputs(self, plan: Plan, chunk: Sequence[_Question]) -> list[Raw]:
-        options = self._inline if plan.is_quick else _with_timeout(chunk)
+        options = self._inline if plan.is_quick(*_size(chunk)) else _with_timeout(chunk)
         together = [_joined(values) for values in zip(*(question.values for question in chunk), strict=True)]
         session = plan.servable.session
         return session.run_to(tf_tensors.to_raw, plan.feeds, together, plan.fetches, options)
@@ -282,6 +299,12 @@ class Inference:
 
 
 _ALONE = StatusError(Code.UNKNOWN, "to be asked alone")
+
+
+def _size(questions: Sequence[_Question]) -> tuple[int, int]:
+    """Return rows and bytes."""
+    rows = sum([question.rows for question in questions])
+    return rows, sum([len(question.call.message) for question in questions])
 
 
 def _rows(values: Sequence[Array | Strings]) -> int:

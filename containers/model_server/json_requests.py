@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ _PARSE_ERRORS = {
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
 }
 
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+
 Inputs = Mapping[str, meta_graph_pb2.TensorInfo]
 Row = tuple[tuple[int, ...], list[Any]]  # shape and elements
 
@@ -56,15 +59,26 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode())
     except json.JSONDecodeError as error:
         text = _PARSE_ERRORS.get(error.msg, error.msg)
         raise invalid_argument(f"JSON Parse error: {text} at offset: {error.pos}") from None
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8, endless digits or brackets
         raise invalid_argument(f"JSON Parse error: {error} at offset: 0") from None
+    if _SURROGATE.search(body) and not _is_text(document):
+        raise invalid_argument("JSON Parse error: The surrogate pair in string is invalid. at offset: 0")
     if not isinstance(document, dict):
         raise invalid_argument(f"JSON Value: {quote(document)} Is not object")
     return document
+
+
+def _is_text(document: Any) -> bool:
+    """Return whether all strings can be written as UTF-8: half of a surrogate pair cannot."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def signature_name(document: dict[str, Any]) -> str:

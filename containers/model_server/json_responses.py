@@ -89,6 +89,10 @@ def regressions(result: regression_pb2.RegressionResult) -> bytes:
 
 def error(message: str) -> bytes:
     """Return the body of every answer that is not OK."""
+    try:
+        message.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        message = message.encode("utf-8", "backslashreplace").decode()
     return _encoded(f'{{\n    "error": {_quoted(message)}\n}}')
 
 

@@ -15,6 +15,7 @@ from model_server.status import Code, StatusError, invalid_argument
 from model_server.tensors import NUMPY_TYPES, Array, type_name
 
 _LONGEST_QUOTE = 1024
+_MOST_LEVELS = 31  # NumPy has 32 dimensions, and the rows of "instances" are one of them
 INT_RANGES: dict[int, range] = {
     # 8 and 16 bit integers are read as int32 and cast, which wraps around
     types_pb2.DT_INT32: range(-(2**31), 2**31),
@@ -27,6 +28,7 @@ INT_RANGES: dict[int, range] = {
 }
 # The largest whole numbers below which a float or double skips none.
 _EXACT_INTEGERS: dict[int, int] = {types_pb2.DT_FLOAT: 2**24 - 1, types_pb2.DT_DOUBLE: 2**53 - 1}
+_ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)
 _TYPE_NAMES: dict[type, str] = {
     type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number",
 }  # fmt: skip
@@ -37,6 +39,8 @@ def flatten(value: Any, datatype: int) -> tuple[tuple[int, ...], list[Any]]:
     shape: list[int] = []
     inner = value
     while isinstance(inner, list):
+        if len(shape) >= _MOST_LEVELS:
+            raise invalid_argument(f"JSON lists are nested deeper than {_MOST_LEVELS} levels")
         shape.append(len(inner))
         if not inner:
             break
@@ -165,5 +169,12 @@ def json_type(value: Any) -> str:
 
 def quote(value: Any) -> str:
     """Return the value as indented JSON; unlike the official server's, cut where it is very long."""
-    text = json.dumps(value, indent=4, ensure_ascii=False)
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+    text = ""
+    try:
+        for piece in _ENCODER.iterencode(value):
+            text += piece
+            if len(text) > _LONGEST_QUOTE:
+                return text[:_LONGEST_QUOTE] + "..."
+    except RecursionError:
+        return text[:_LONGEST_QUOTE] + "..."
+    return text

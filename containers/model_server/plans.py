@@ -24,6 +24,26 @@ _SLOW_SECONDS = 0.25
 _FORGETTING = 1.1  # a run
 
 
+@dataclass
+class Pace:
+    """What runs of one size took: rows and bytes are within a factor of two."""
+
+    runs: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Return whether enough runs were short."""
+        return self.runs >= _RUNS_TO_KNOW and self.seconds < _QUICK_SECONDS
+
+    def took(self, seconds: float) -> None:
+        """Learn what a run took: the least of late is what it needs, the rest is the machine's noise."""
+        self.runs += 1
+        slow = seconds > _SLOW_SECONDS and self.runs > _RUNS_TO_KNOW
+        known = self.seconds * _FORGETTING
+        self.seconds = seconds if slow or not known else min(seconds, known)
+
+
 @dataclass(eq=False)
 class Plan:
     """A signature under one method; requests may share a run if its rows are independent."""
@@ -44,20 +64,21 @@ class Plan:
     """Whether requests share runs."""
     waiting: list[Any] = field(default_factory=list)
     running: int = 0
-    runs: int = 0
-    seconds: float = 0.0
+    paces: dict[tuple[int, int], Pace] = field(default_factory=dict)
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether runs take so little time that the thread which reads requests can do them itself."""
-        return self.runs >= _RUNS_TO_KNOW and self.seconds < _QUICK_SECONDS
+    def is_quick(self, rows: int, size_bytes: int) -> bool:
+        """Return whether a run of this size is so short that the thread which reads requests can do it.
 
-    def took(self, seconds: float) -> None:
-        """Learn what a run took: the least of late is what it needs, the rest is the machine's noise."""
-        self.runs += 1
-        slow = seconds > _SLOW_SECONDS and self.runs > _RUNS_TO_KNOW
-        known = self.seconds * _FORGETTING
-        self.seconds = seconds if slow or not known else min(seconds, known)
+        What smaller runs took says nothing: time may grow with any power of the rows. Nor is a graph with
+        loops ever quick, as the values may decide how often they turn.
+        """
+        pace = self.paces.get((rows.bit_length(), size_bytes.bit_length()))
+        return pace is not None and pace.is_quick and self.signature not in self.servable.with_loops
+
+    def took(self, seconds: float, rows: int, size_bytes: int) -> None:
+        """Learn what a run of this size took."""
+        size = (rows.bit_length(), size_bytes.bit_length())
+        self.paces.setdefault(size, Pace()).took(seconds)
 
     def can_share(self, values: Sequence[Array | Strings]) -> bool:
         """Return whether the values may be rows of a run with others.

@@ -11,12 +11,13 @@ from tensorflow_serving.apis import model_pb2, predict_pb2
 from model_server.request_facts import FACTS
 from model_server.servable import Servable
 from model_server.status import Code, StatusError, invalid_argument, naming
-from model_server.tensors import Array, to_array, to_proto
+from model_server.tensors import Array, filled_bytes, to_array, to_proto, type_name
 
 DEFAULT_SIGNATURE = "serving_default"
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
+_MOST_FILLED_BYTES = 64 * 2**20  # of a request: a shape costs a few bytes, and asks for any amount of memory
 
 
 def predict(
@@ -97,9 +98,13 @@ def _arrays(
 ) -> dict[str, Array]:
     """Values by input alias, from the request or the signature's defaults (saved_model::GetInputValues)."""
     arrays = {}
-    for alias, info in signature.inputs.items():
+    filled = 0
+    for index, (alias, info) in enumerate(signature.inputs.items()):
         proto = inputs[alias] if alias in inputs else _default(signature, alias, info.name, inputs)
         try:
+            if size := filled_bytes(proto):
+                filled += size
+                _check_filled(index, alias, proto, info, filled)
             arrays[alias] = to_array(proto)
         except (ValueError, MemoryError):
             raise invalid_argument(f"tensor parsing error: {alias}") from None
@@ -110,6 +115,28 @@ def _arrays(
                 f"request input: {_names(inputs)}"
             )
     return arrays
+
+
+def _check_filled(
+    index: int, alias: str, proto: tensor_pb2.TensorProto, info: meta_graph_pb2.TensorInfo, filled: int
+) -> None:
+    """Raise StatusError if a tensor that holds fewer values than its shape is not worth allocating."""
+    if proto.dtype != info.dtype:
+        expected, found = type_name(info.dtype), type_name(proto.dtype)
+        raise invalid_argument(f"Expects arg[{index}] to be {expected} but {found} is provided")
+    found_sizes = [dim.size for dim in proto.tensor_shape.dim]
+    sizes = [dim.size for dim in info.tensor_shape.dim]
+    fits = info.tensor_shape.unknown_rank or (
+        len(sizes) == len(found_sizes)
+        and all(size in (-1, found) for size, found in zip(sizes, found_sizes, strict=True))
+    )
+    if not fits:
+        raise invalid_argument(f"tensor parsing error: {alias}: shape {found_sizes}, expected {sizes}")
+    if filled > _MOST_FILLED_BYTES:
+        raise invalid_argument(
+            f"tensor parsing error: {alias}: fewer values than elements, and filled the tensors would take "
+            f"{filled} bytes, expected at most {_MOST_FILLED_BYTES}. Send all values."
+        )
 
 
 def _default(

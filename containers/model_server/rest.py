@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import http.client
+import io
 import logging
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-from model_server import http_bodies, json_responses, metrics_page, numerics
+from model_server import guards, http_bodies, json_responses, metrics_page, numerics
 from model_server.catalog import Catalog
 from model_server.flags import Options
+from model_server.http_connections import Connections, Incoming
 from model_server.rest_api import RestApi
 from model_server.settings import Settings
 from model_server.status import Code, StatusError, from_exception, invalid_argument
@@ -45,7 +48,17 @@ _CORS_HEADERS = {
     "Access-Control-Allow-Headers": "Content-Type",
 }
 LIVE, READY = PROBES = ("/livez", "/readyz")
-_IDLE_CONNECTION_SECONDS = 300
+_IDLE_CONNECTION_SECONDS = 300.0
+_HEAD_SECONDS = 10.0
+_BODY_SECONDS = 10.0
+_WRITE_SECONDS = 60.0
+_RESERVED_CONNECTIONS = 16  # for status, health and metrics, while inference fills the rest
+_HELD_BODIES = 2
+_NO_ROOM = json_responses.error("All connections are busy (MODEL_SERVER_REST_CONNECTIONS). Try again.")
+_NO_ROOM_HEAD = (
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    f"Content-Type: application/json\r\nContent-Length: {len(_NO_ROOM)}\r\n\r\n"
+).encode()
 _STOP_CHECK_SECONDS = 0.1
 _LINGER_SECONDS = 2.0
 _FIRST_REQUEST_SECONDS = 2.0
@@ -54,7 +67,10 @@ _BUSY = "The server is busy: {} requests are being answered or wait (MODEL_SERVE
 
 
 class RestServer(ThreadingHTTPServer):
-    """HTTP/1.1 with a thread a connection, of which `rest_api_num_threads` work at one time."""
+    """HTTP/1.1 with a thread a connection, of which `rest_api_num_threads` run inference at one time.
+
+    A request counts as waiting once its body is there: half of one keeps nobody out.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -67,8 +83,13 @@ class RestServer(ThreadingHTTPServer):
         self.allow_cors = options.rest_api_enable_cors_support
         threads = max(1, options.rest_api_num_threads)
         self.slots = threading.BoundedSemaphore(threads)
-        self.most_in_flight = threads + settings.rest_queue
+        most_connections = max(1, settings.rest_connections)
+        self._connections = Connections(most_connections)
+        self.most_in_flight = min(
+            threads + settings.rest_queue, max(1, most_connections - _RESERVED_CONNECTIONS)
+        )
         self.most_bytes = int(settings.rest_body_megabytes * 1e6)
+        self._held_bytes = 0
         self.metrics_path = ""
         self.metrics_page: Callable[[], bytes] = bytes
         self.numerics = b"{}"
@@ -76,7 +97,7 @@ class RestServer(ThreadingHTTPServer):
         self.grpc_answers: Callable[[], bool] = lambda: True
         self.draining = False
         self.first_request_seconds = _FIRST_REQUEST_SECONDS
-        self._in_flight = 0
+        self._in_flight = self._begun = 0
         self._unasked: set[Any] = set()
         self._idle = threading.Condition()
 
@@ -111,10 +132,17 @@ class RestServer(ThreadingHTTPServer):
         soon = min(deadline, time.monotonic() + self.first_request_seconds)
         with self._idle:
             self._idle.wait_for(lambda: not self._unasked, max(0.0, soon - time.monotonic()))
-            self._idle.wait_for(lambda: self._in_flight == 0, max(0.0, deadline - time.monotonic()))
+            self._idle.wait_for(lambda: self._begun == 0, max(0.0, deadline - time.monotonic()))
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection to a thread of its own."""
+        """Give the connection to a thread of its own, or refuse it."""
+        if not self._connections.admit(request):
+            with suppress(OSError):
+                request.setblocking(False)
+                if not isinstance(request, ssl.SSLSocket):  # before its handshake there is nobody to tell
+                    request.send(_NO_ROOM_HEAD + _NO_ROOM)
+            self.shutdown_request(request)
+            return
         with self._idle:
             self._unasked.add(request)
         super().process_request(request, client_address)
@@ -122,6 +150,7 @@ class RestServer(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         """Close the connection, whether it asked anything or not."""
         self.has_asked(request)
+        self._connections.closed(request)
         super().shutdown_request(request)
 
     def has_asked(self, request: Any) -> None:
@@ -145,31 +174,78 @@ class RestServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do nothing: a client that went away is no error of ours."""
 
-    def begin(self) -> bool:
-        """Count a request in, as soon as its head is read; False is one too many."""
+    def begin(self) -> None:
+        """Count a request in, as soon as its head is read: a drain waits for it."""
         with self._idle:
-            self._in_flight += 1
-            return self._in_flight <= self.most_in_flight
+            self._begun += 1
 
-    def end(self) -> None:
+    def end(self, held_bytes: int) -> None:
         """Count it out, after its answer is written."""
         with self._idle:
-            self._in_flight -= 1
+            self._begun -= 1
+            self._held_bytes -= held_bytes
             self._idle.notify_all()
+
+    def require_room(self) -> None:
+        """Raise StatusError if another inference would be one too many."""
+        if self._in_flight >= self.most_in_flight:
+            raise StatusError(Code.UNAVAILABLE, _BUSY.format(self.most_in_flight))
+
+    @contextmanager
+    def admitted(self, connection: Any) -> Iterator[None]:
+        """Hold a place among those that run or wait, and one of the threads. Raises StatusError."""
+        with self._idle:
+            self.require_room()
+            self._in_flight += 1
+        self._connections.works(connection)
+        try:
+            with self.slots:
+                yield
+        finally:
+            with self._idle:
+                self._in_flight -= 1
+
+    def waits(self, connection: Any) -> None:
+        """Record that the connection waits for its client."""
+        self._connections.waits(connection)
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body in. Raises BodyError if all bodies together become too large."""
+        with self._idle:
+            self._held_bytes += size
+            if self._held_bytes > _HELD_BODIES * self.most_bytes:
+                self._held_bytes -= size
+                message = "The bodies of all requests together are too large. Try again."
+                raise http_bodies.BodyError(HTTPStatus.SERVICE_UNAVAILABLE, message)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: RestServer
     protocol_version = "HTTP/1.1"
-    timeout = _IDLE_CONNECTION_SECONDS
     wbufsize = -1  # head and body leave in one packet
     disable_nagle_algorithm = True
     is_cut_off = False  # what the client sends of a request after its answer is unread
 
+    def setup(self) -> None:
+        """Read with a deadline, whatever is read."""
+        super().setup()
+        self.rfile.close()
+        self.incoming = Incoming(self.connection)
+        self.rfile = self.reader = io.BufferedReader(self.incoming)
+        self.held_bytes = 0
+
     def handle_one_request(self) -> None:
         """Read a request, and answer it."""
         try:
+            self.server.waits(self.connection)
+            self.incoming.allow(_IDLE_CONNECTION_SECONDS)
+            if not self.reader.peek(1):
+                self.close_connection = True
+                return
+            self.incoming.allow(_HEAD_SECONDS)
             super().handle_one_request()
+        except TimeoutError:
+            self.close_connection = True
         finally:
             self.server.has_asked(self.connection)
 
@@ -232,11 +308,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200 if passes else 503, self.server.api.probe(ready))
 
     def _answer(self, answer: Callable[[bytes], bytes]) -> None:
-        admitted = self.server.begin()
+        server = self.server
+        server.begin()
         try:
+            if self.command == "POST":
+                self._require_room()
             body = self._body()
-            if not admitted:
-                raise StatusError(Code.UNAVAILABLE, _BUSY.format(self.server.most_in_flight))
             if self.server.metrics_path and self._path() == self.server.metrics_path:
                 self._send(200, self.server.metrics_page(), metrics_page.CONTENT_TYPE)
                 return
@@ -245,8 +322,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if self.command == "POST" and not self.server.ready.is_set():
                 raise self.server.api.not_ready()
-            # What says how the server is does not wait for those that keep it busy.
-            with self.server.slots if self.command == "POST" else nullcontext():
+            if self.command == "POST":
+                with server.admitted(self.connection):
+                    answered = answer(body)
+            else:  # what says how the server is does not wait for those that keep it busy
                 answered = answer(body)
             self._send(200, answered)
         except (ConnectionError, TimeoutError):
@@ -257,15 +336,44 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as raised:
             error = from_exception(raised)
             if not isinstance(raised, StatusError) and error.code is Code.INTERNAL:
-                _LOG.exception("%s %s failed", self.command, self.path)
+                guards.caught("answering over HTTP")
             self._send(_HTTP_STATUS.get(error.code, 500), json_responses.error(error.message))
         finally:
-            self.server.end()
+            server.end(self.held_bytes)
+            self.held_bytes = 0
+
+    def _require_room(self) -> None:
+        """Refuse an inference before its body is read. Raises StatusError, or BodyError, which closes."""
+        try:
+            self.server.require_room()
+        except StatusError as error:
+            raise http_bodies.BodyError(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
 
     def _body(self) -> bytes:
-        return http_bodies.read(self.rfile, self.headers, self.server.most_bytes)
+        self.incoming.allow(_BODY_SECONDS)
+        try:
+            return http_bodies.read(self.rfile, self.headers, self.server.most_bytes, self._hold)
+        except TimeoutError as error:
+            message = "The body did not arrive in time: 10 s, and what it takes at 32 KiB/s"
+            raise http_bodies.BodyError(HTTPStatus.REQUEST_TIMEOUT, message) from error
+
+    def _hold(self, size: int) -> None:
+        self.server.hold(size)
+        self.held_bytes += size
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what http.server cannot read as a request; JSON, but for paths that are not the API's."""
+        if code == HTTPStatus.NOT_FOUND:
+            super().send_error(code, message, explain)
+            return
+        self.close_connection = True
+        if not hasattr(self, "headers"):
+            self.headers = http.client.HTTPMessage()
+        self._send(code, json_responses.error(f"Malformed request: {message or HTTPStatus(code).phrase}"))
 
     def _send(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+        self.server.waits(self.connection)
+        self.connection.settimeout(_WRITE_SECONDS)
         self.send_response(status)
         if http_bodies.takes_gzip(self.headers, body):
             body = gzip.compress(body, compresslevel=1)

@@ -23,6 +23,9 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _INFERENCE_PATH = re.compile(_MODEL + r":(classify|regress|predict)", re.IGNORECASE)
 _STATUS_PATH = re.compile(_MODEL + r"(/metadata)?", re.IGNORECASE)
 
+_VERSION_DIGITS = 64  # with zeros in front; Python refuses to read thousands
+_QUOTED = 100
+
 
 class RestApi:
     """Answers paths and bodies; knows nothing of sockets. Errors are raised as StatusError."""
@@ -132,8 +135,8 @@ class RestApi:
 def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=unquote(name))
     if version is not None:
-        if int(version) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
+        if len(version) > _VERSION_DIGITS or int(version) >= 2**63:
+            raise invalid_argument(f"Failed to convert version: {version[:_QUOTED]} to numeric.")
         spec.version.value = int(version)
     if label is not None:
         spec.version_label = unquote(label)

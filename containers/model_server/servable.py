@@ -12,7 +12,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from model_server import row_independence
+from model_server import graph_loops, row_independence
 from model_server.flags import Options
 from model_server.request_facts import FACTS
 from model_server.session_config import session_config
@@ -33,6 +33,8 @@ class Servable:
     session: Session
     dependences: Mapping[str, str] = field(default_factory=dict)
     """By signature, why its rows may depend on one another; "" if they are known to be independent."""
+    with_loops: frozenset[str] = frozenset()
+    """The signatures for which the values of a request may decide how long a run takes."""
     batched: Callable[[Mapping[str, Array], Sequence[str], float | None], list[Array]] | None = None
     """What runs in the place of run_now(), where callers share runs."""
 
@@ -86,11 +88,12 @@ def load(directory: Path, version: int, options: Options) -> Servable:
         _require_variables(directory, session.meta_graph)
         signatures = {key: _copy(each) for key, each in session.meta_graph.signature_def.items()}
         dependences = row_independence.of_version(directory, session.meta_graph, op_definitions())
+        with_loops = graph_loops.signatures_with_loops(session.meta_graph)
         del session.meta_graph
     except BaseException:
         session.close()
         raise
-    return Servable(version, signatures, session, dependences)
+    return Servable(version, signatures, session, dependences, with_loops)
 
 
 def _opened(directory: Path, options: Options) -> Session:

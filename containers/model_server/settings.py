@@ -45,6 +45,7 @@ class Settings:
     request_log_files: int
     rest_tls: bool
     rest_queue: int
+    rest_connections: int
     rest_body_megabytes: float
     settle_seconds: float
     unload_when_empty: bool
@@ -75,7 +76,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("request_log_files", 10, "How many such files each process keeps"),
     Setting("rest_tls", False, "REST and its metrics over TLS too, with the keys of --ssl_config_file"),
     Setting("rest_queue", 1000, "HTTP requests that may wait for a thread; one more gets 503 at once"),
-    Setting("rest_body_megabytes", 2048.0, "How large an HTTP body may be, unpacked; a larger one gets 413"),
+    Setting(
+        "rest_connections",
+        256,
+        "HTTP connections at one time; one more closes the one that has waited longest for its client",
+    ),
+    Setting("rest_body_megabytes", 64.0, "How large an HTTP body may be, unpacked; a larger one gets 413"),
     Setting("settle_seconds", 1.0, "How long a version's files must stand still before it is loaded"),
     Setting("unload_when_empty", False, "A base path that holds no version any more unloads the model"),
     Setting("reload", True, "HandleReloadConfigRequest replaces the models; false refuses it"),

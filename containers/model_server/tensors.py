@@ -18,6 +18,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 Array = npt.NDArray[Any]
 
 _MAX_DIMENSIONS = 32  # NumPy's; TensorFlow's is 254
+_STRING_BYTES = 32  # a pointer of NumPy's, and a TF_TString
 _CONTINUED = 0x80  # the bit that says that a varint goes on
 # A shape costs a few bytes on the wire and may ask for any amount of memory: no more than a message may hold.
 _MAX_BYTES = 2**31 - 1
@@ -84,6 +85,20 @@ def to_array(proto: tensor_pb2.TensorProto) -> Array:
     if proto.tensor_content:
         return _from_content(proto, dtype, count).reshape(shape)
     return _repeated(_from_field(proto, dtype, count), count).reshape(shape)
+
+
+def filled_bytes(proto: tensor_pb2.TensorProto) -> int:
+    """Return what the tensor takes in memory if values are repeated to fill its shape, else 0."""
+    dtype, shape = NUMPY_TYPES.get(proto.dtype), _shape(proto)
+    count = math.prod(shape)
+    if dtype is None or proto.tensor_content or count <= len(_field(proto)) // _parts(proto.dtype):
+        return 0
+    return count * (_STRING_BYTES if proto.dtype == types_pb2.DT_STRING else np.dtype(dtype).itemsize)
+
+
+def _parts(datatype: int) -> int:
+    """Return how many elements of the typed field make one of the tensor."""
+    return 2 if datatype in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128) else 1
 
 
 def to_proto(array: Array, datatype: int) -> tensor_pb2.TensorProto:
