@@ -145,7 +145,9 @@ class Inference:
         """Run what has been accepted: what is quick in this thread, the rest in others."""
         ready, self._ready = self._ready, {}
         for plan in ready:
-            if not plan.running and plan.is_quick(*_size(plan.waiting)):
+            waiting = plan.waiting
+            sizes = [_size(waiting)] if plan.is_shared else [_size([each]) for each in waiting]
+            if not plan.running and plan.is_quick(*sizes):
                 self._run(plan, self._take(plan))
             else:
                 self._run_elsewhere(plan)
@@ -280,7 +282,7 @@ class Inference:
             self._store.release(question.loaded)
 
     def _outputs(self, plan: Plan, chunk: Sequence[_Question]) -> list[Raw]:
-        options = self._inline if plan.is_quick(*_size(chunk)) else _with_timeout(chunk)
+        options = self._inline if plan.is_quick(_size(chunk)) else _with_timeout(chunk)
         together = [_joined(values) for values in zip(*(question.values for question in chunk), strict=True)]
         session = plan.servable.session
         return session.run_to(tf_tensors.to_raw, plan.feeds, together, plan.fetches, options)

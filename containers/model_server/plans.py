@@ -31,11 +31,6 @@ class Pace:
     runs: int = 0
     seconds: float = 0.0
 
-    @property
-    def is_quick(self) -> bool:
-        """Return whether enough runs were short."""
-        return self.runs >= _RUNS_TO_KNOW and self.seconds < _QUICK_SECONDS
-
     def took(self, seconds: float) -> None:
         """Learn what a run took: the least of late is what it needs, the rest is the machine's noise."""
         self.runs += 1
@@ -66,14 +61,21 @@ class Plan:
     running: int = 0
     paces: dict[tuple[int, int], Pace] = field(default_factory=dict)
 
-    def is_quick(self, rows: int, size_bytes: int) -> bool:
-        """Return whether a run of this size is so short that the thread which reads requests can do it.
+    def is_quick(self, *sizes: tuple[int, int]) -> bool:
+        """Return whether runs of these rows and bytes are so short that the thread which reads can do them.
 
         What smaller runs took says nothing: time may grow with any power of the rows. Nor is a graph with
         loops ever quick, as the values may decide how often they turn.
         """
-        pace = self.paces.get((rows.bit_length(), size_bytes.bit_length()))
-        return pace is not None and pace.is_quick and self.signature not in self.servable.with_loops
+        if self.signature in self.servable.with_loops:
+            return False
+        seconds = 0.0
+        for rows, size_bytes in sizes:
+            pace = self.paces.get((rows.bit_length(), size_bytes.bit_length()))
+            if pace is None or pace.runs < _RUNS_TO_KNOW:
+                return False
+            seconds += pace.seconds
+        return seconds < _QUICK_SECONDS
 
     def took(self, seconds: float, rows: int, size_bytes: int) -> None:
         """Learn what a run of this size took."""
