@@ -89,9 +89,9 @@ def test_values_near_zero_are_compared_at_the_scale_of_their_output() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_auto_allows_a_few_epsilons_of_the_scale_and_no_more(dtype: Any) -> None:
-    """At the largest value and near zero alike; twice as much is beyond."""
+    """At the largest value and near zero alike; four times as much is beyond."""
     expected = np.array([[8.0, 0.01, -4.0]]).astype(dtype)
-    limit = derive("auto", {1: expected}, None)
+    limit = derive("auto", {1: expected}, None, computed_in_double=True)
     step = floor(np.dtype(dtype).name) * 8.0
     for index in (0, 1):
         for factor, passes in ((0.5, True), (4.0, False)):
@@ -107,6 +107,13 @@ def test_auto_takes_its_limit_from_how_far_batch_sizes_lie_apart() -> None:
     assert derive("auto", apart, None).rtol == pytest.approx(8 * 1e-5 / 2, rel=0.05)
     assert derive("auto", {64: whole, 1: whole}, None).rtol == floor("float32")
     assert derive("auto", {64: np.array([1, 2]), 1: np.array([1, 2])}, None).is_exact
+
+
+def test_a_float64_output_is_as_exact_as_what_it_is_computed_from() -> None:
+    """A float32 model whose predictions are cast: rounded in float32, wherever no batch size shows it."""
+    whole = np.array([[1.0], [2.0]])
+    assert derive("auto", {1: whole}, None).rtol == floor("float32")
+    assert derive("auto", {1: whole}, None, computed_in_double=True).rtol == floor("float64")
 
 
 def test_a_model_that_its_batch_changes_is_not_reproducible() -> None:

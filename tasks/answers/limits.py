@@ -46,10 +46,13 @@ class Limits:
         return self.outputs.get(signature, {})
 
 
-def derive(tolerance: Tolerance, predicted: BySize, again: BySize | None) -> Limit:
+def derive(
+    tolerance: Tolerance, predicted: BySize, again: BySize | None, *, computed_in_double: bool = False
+) -> Limit:
     """Return the limit of an output from what was predicted in each batch size.
 
-    `again` is what another process or session predicted under the same conditions, None if none did.
+    `again` is what another process or session predicted under the same conditions, None if none did. A
+    float64 output is as exact as float32 unless the model is `computed_in_double`.
     """
     whole = predicted[max(predicted)]
     repeats = (
@@ -71,7 +74,8 @@ def derive(tolerance: Tolerance, predicted: BySize, again: BySize | None) -> Lim
     apart = comparison.spread(predicted)
     if again is not None:
         apart = max(apart, *(comparison.spread({0: predicted[size], 1: again[size]}) for size in again))
-    floor = comparison.floor(whole.dtype.name)
+    name = whole.dtype.name
+    floor = comparison.floor("float32" if name == "float64" and not computed_in_double else name)
     rtol = max(floor, _SAFETY_FACTOR * apart)
     too_far = apart if rtol > max(_CEILING, _CEILING_FLOORS * floor) else None
     rtol = min(rtol, max(_CEILING, _CEILING_FLOORS * floor))

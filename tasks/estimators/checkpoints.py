@@ -28,6 +28,12 @@ def saved(model_dir: Path) -> dict[int, Path]:
     return {int(step): steps[step] for step in sorted(filter(str.isdigit, steps), key=int)}
 
 
+def computes_in_double(prefix: Path) -> bool:
+    """Return whether the checkpoint has float variables, and all of them are float64."""
+    types = tf.train.load_checkpoint(str(prefix)).get_variable_to_dtype_map().values()
+    return {each for each in types if each.is_floating} == {tf.float64}
+
+
 def keys(reader: Any) -> dict[str, str]:
     """Return variable name to the key of its value in a checkpoint; the same unless that is object-based.
 

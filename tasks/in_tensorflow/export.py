@@ -14,7 +14,7 @@ from tasks.answers.limits import Limits
 from tasks.answers.predictions import BySize
 from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
-from tasks.estimators import accelerators, assembly, graph_pipelines
+from tasks.estimators import accelerators, assembly, checkpoints, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of
 from tasks.exports import extra_assets, graph_exports, saved_models
 from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
@@ -60,7 +60,8 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
                 )
 
             samples, predicted = predict()
-            found = _limits(answers, predicted, lambda: predict()[1], signatures, run)
+            in_double = checkpoints.computes_in_double(checkpoint.prefix)
+            found = _limits(answers, predicted, lambda: predict()[1], signatures, run, in_double)
             predictions.write(offline, {each.name: predicted[_head(each, predicted)] for each in signatures})
             limits.write(offline, found)
     except BaseException:
@@ -120,7 +121,7 @@ def _head(signature: Signature, predicted: Mapping[str, Any]) -> str:
 
 def _limits(
     answers: AnswersConfig, predicted: Mapping[str, BySize], repeat: Callable[[], Mapping[str, Any]],
-    signatures: tuple[Signature, ...], run: Run,
+    signatures: tuple[Signature, ...], run: Run, computed_in_double: bool,
 ) -> Limits:  # fmt: skip
     """Return what each output is held to, given what `evaluate` predicted before, in another process.
 
@@ -141,6 +142,7 @@ def _limits(
                 answers.tolerance_of(signature.name, alias),
                 {size: arrays[alias] for size, arrays in predicted[head].items()},
                 {size: arrays[alias] for size, arrays in again.items()},
+                computed_in_double=computed_in_double,
             )
             for alias in signature.outputs
         }

@@ -1,0 +1,138 @@
+"""That `auto` is not nervous: every example pipeline, trained, validated and served under mixed conditions.
+
+Another instruction set is emulated: TF_ENABLE_ONEDNN_OPTS and ONEDNN_MAX_CPU_ISA choose its kernels. `pytest -s` prints the table; docs/how-to/answers.md shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from free_ports import free_port
+from mixed_conditions import PIPELINES, model
+from waiting import eventually
+
+from tasks.servers import model_status
+
+PROGRAM = Path(__file__).with_name("mixed_conditions.py")
+CONDITIONS = {
+    "as it is": {},
+    "AVX2": {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "SSE4.1": {"TF_ENABLE_ONEDNN_OPTS": "0", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"},
+    "oneDNN, AVX2": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN, SSE4.1": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
+QUICK = ("AVX2", "oneDNN, SSE4.1")
+"""Those of `make test`; `make test-all` mixes all six."""
+
+
+def environment(name: str) -> dict[str, str]:
+    plain = {key: value for key, value in os.environ.items() if "ONEDNN" not in key}
+    return {**plain, **CONDITIONS[name], "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def ran(name: str, *arguments: str) -> Any:
+    """Run a part of `mixed_conditions.py` under the conditions; return what it prints last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], env=environment(name), timeout=600,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def served(name: str, folder: Path, models: Sequence[str], log: Path) -> Iterator[str]:
+    """Serve the models, each a base path in `folder`, under the conditions; yield `GRPC REST`."""
+    config = "".join(
+        f'config {{ name: "{model}" base_path: "{folder / model}" model_platform: "tensorflow" }}\n'
+        for model in models
+    )
+    (folder / f"{name}.config").write_text(f"model_config_list {{\n{config}}}\n")
+    grpc, rest = free_port(), free_port()
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "model_server", f"--port={grpc}", f"--rest_api_port={rest}",
+             f"--model_config_file={folder / f'{name}.config'}"],
+            env=environment(name), stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{rest}"
+        eventually(lambda: server.poll() is not None or bool(model_status.numerics(address)), seconds=120)
+        eventually(lambda: all(model_status.live_version(address, model) for model in models), seconds=120)
+        yield f"127.0.0.1:{grpc} {address}"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@dataclass
+class Mixed:
+    """What came of each mix of conditions."""
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """Those that were rejected."""
+        return [row for row in self.rows if row["problem"]]
+
+
+def mixed(folder: Path, names: Sequence[str], pipelines: Sequence[str], load: int) -> Mixed:
+    """Export under each of the conditions, validate each export under each, and serve it under each."""
+    rows: list[dict[str, Any]] = []
+    chosen = ",".join(pipelines)
+    ran(names[0], "train", str(folder), chosen)
+    for exported in names:
+        ran(exported, "export", str(folder), chosen, exported)
+    for validated in names:
+        rows += ran(validated, "validate", str(folder), chosen, validated, *names)
+    models = [model(pipeline, exported) for pipeline in pipelines for exported in names]
+    for serving in names:
+        with served(serving, folder, models, folder / f"{serving}.log") as addresses:
+            rows += ran(serving, "ask", str(folder), chosen, serving, addresses, str(load), *names)
+    return Mixed(rows)
+
+
+def _show(found: Mixed) -> None:
+    lines = ["| pipeline | stage | comparisons | same bits due | largest, of scale | false alarms |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for pipeline in PIPELINES:
+        for stage in ("validate", "served", "served under load"):
+            rows = [row for row in found.rows if (row["pipeline"], row["stage"]) == (pipeline, stage)]
+            if rows:
+                bits = sum(row["bits"] for row in rows)
+                largest = max(row["largest"] for row in rows)
+                alarms = sum(bool(row["problem"]) for row in rows)
+                lines.append(f"| {pipeline} | {stage} | {len(rows)} | {bits} | {largest:.1g} | {alarms} |")
+    sys.stdout.write("\n\n" + "\n".join(lines) + "\n")
+
+
+@pytest.mark.timeout(600)
+def test_two_machines_that_round_differently_do_not_disagree(tmp_path: Path) -> None:
+    """Trained on one, exported, validated, served on both; the same bits are due where both are alike."""
+    found = mixed(tmp_path, QUICK, ("digits", "dtypes"), load=0)
+    _show(found)
+    assert not found.alarms
+    alike = [row for row in found.rows if row["exported"] == row["under"] and row["stage"] == "validate"]
+    assert alike and all(row["bits"] for row in alike)
+    apart = [row for row in found.rows if row["exported"] != row["under"]]
+    assert apart and not any(row["bits"] for row in apart)
+    assert any(row["largest"] > 0 for row in apart), "these machines do round differently"
+
+
+@pytest.mark.timeout(3000)
+def test_no_mix_of_six_machines_is_a_false_alarm_even_under_load(tmp_path: Path) -> None:
+    """Each pipeline is exported under six conditions, validated under six, served under six to 8 clients."""
+    found = mixed(tmp_path, list(CONDITIONS), PIPELINES, load=8)
+    _show(found)
+    assert not found.alarms
