@@ -1,6 +1,6 @@
 """That `auto` is not nervous: every example pipeline, trained, validated and served under mixed conditions.
 
-Another instruction set is emulated: TF_ENABLE_ONEDNN_OPTS and ONEDNN_MAX_CPU_ISA choose its kernels. `pytest -s` prints the table; docs/how-to/answers.md shows it.
+Another instruction set is emulated: TF_ENABLE_ONEDNN_OPTS and ONEDNN_MAX_CPU_ISA choose its kernels.
 """
 
 from __future__ import annotations
