@@ -22,7 +22,7 @@ from tasks.errors import ConfigError, SlipwayError
 from tasks.reports import prefect_artifacts, run_events, run_metrics
 from tasks.runs import quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
 from tasks.runs.finished_stages import FinishedStages
-from tasks.runs.resumable_runs import resumption
+from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
 from tasks.runs.run_records import RunRecord
 from tasks.runs.verdicts import as_markdown
@@ -73,9 +73,12 @@ def recorded_run(
     exception is noted and raised. Raises ConfigError before anything else has happened.
 
     `resume` names a run that did not come to its end, or is `newest`: it goes on in its folder, with its
-    own configuration, and its finished stages are not repeated.
+    own configuration, and its finished stages are not repeated. So does a flow run that Prefect runs again
+    (*Retry* in the UI).
     """
     try:
+        if resume is None and (resume := _retried(pipeline)) is not None:
+            overrides = None  # they are in the run's own configuration
         loaded, run = _begun(pipeline, overrides, run_id, resume)
     except ConfigError as error:
         told_verdicts.tell(RunRecord(pipeline, error=error).verdict())
@@ -100,6 +103,12 @@ def recorded_run(
     finally:
         tensorflow_process.close_spare()
         record.end()
+
+
+def _retried(pipeline: str) -> str | None:
+    """Return the unfinished run that this very flow run made before; None in its first try."""
+    this = _flow_run()
+    return unfinished_run_of(pipeline, this.flow_run) if this is not None else None
 
 
 def _begun(

@@ -55,6 +55,18 @@ def resumption(pipeline: Path | str, which: str, overrides: Mapping[str, Any] | 
     return Resumption(resumed, run_folders.describe(resumed, run_id), tuple(told))
 
 
+def unfinished_run_of(pipeline: Path | str, flow_run: str) -> str | None:
+    """Return the newest unfinished run that the flow run with this id worked in; None if there is none.
+
+    Raises ConfigError for a pipeline that cannot be read.
+    """
+    name = load_pipeline(pipeline).config.name
+    for run_id in reversed(_run_ids(name)):
+        if run_folders.flow_run_of(runs_folder(name) / run_id) == flow_run:
+            return run_id if _outcome(name, run_id) not in _ENDED else None
+    return None
+
+
 def _newest(name: str) -> str:
     for run_id in reversed(_run_ids(name)):
         outcome = _outcome(name, run_id)

@@ -78,7 +78,7 @@ def required_name(run_id: str) -> str:
 
 def require_unused(run: Run, flow: FlowRun | None) -> None:
     """Raise ConfigError where the run's folder is there, unless this very flow run, tried again, made it."""
-    if not run.folder.exists() or (flow is not None and flow.flow_run == _flow_run_of(run)):
+    if not run.folder.exists() or (flow is not None and flow.flow_run == flow_run_of(run.folder)):
         return
     raise ConfigError(
         f"run_id {run.run_id!r}: {run.pipeline} has such a run already, in {run.folder}",
@@ -86,9 +86,10 @@ def require_unused(run: Run, flow: FlowRun | None) -> None:
     )
 
 
-def _flow_run_of(run: Run) -> str | None:
+def flow_run_of(folder: Path) -> str | None:
+    """Return the id of the Prefect flow run that works, or last worked, in a run's folder."""
     try:
-        return (run.folder / _FLOW_RUN).read_text()
+        return (folder / _FLOW_RUN).read_text()
     except OSError:
         return None
 
