@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from configs.data_gates import DataGates
 from configs.features import FeatureSpecs, stored_in_examples
@@ -47,6 +48,21 @@ class SplitConfig(Slice):
         return self
 
 
+MISSING_VALUES = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+    "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+"""What pandas.read_csv takes for a missing value."""
+
+
+def _encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"Python knows no encoding {name!r}: utf-8, latin-1, cp1252, utf-16 …") from None
+    return name
+
+
 class DataConfig(Slice):
     """Tonight's tf.Examples: where they come from and what is in them. One of `ingest` and `files`."""
 
@@ -68,6 +84,16 @@ class DataConfig(Slice):
     compression: Literal["none", "gzip"] = "none"
     """Compression of the TFRecord files."""
 
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """Character between the cells of a CSV line, such as ";" or "\\t"."""
+
+    encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"
+    """Encoding of the CSV files, by Python's name; a byte order mark is skipped."""
+
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """CSV cells that mean a missing value: the feature's default, no values, or an error. By default those of
+    pandas.read_csv. If NA is a word of yours (Namibia), say [""]."""
+
     features: Annotated[FeatureSpecs, Field(min_length=1)]
     """What the model may see, at training and at serving: feature name to spec, without the label."""
 
@@ -84,6 +110,11 @@ class DataConfig(Slice):
             raise ValueError("give exactly one of 'ingest' (a callable) and 'files' (glob patterns)")
         if self.ingest is not None and self.format != "tfrecord":
             raise ValueError("an 'ingest' callable writes TFRecords: 'format' must be tfrecord")
+        own = {"delimiter", "encoding", "missing_values"} & self.model_fields_set
+        if self.format != "csv" and any(
+            getattr(self, key) != DataConfig.model_fields[key].default for key in own
+        ):
+            raise ValueError(f"{', '.join(sorted(own))}: these are of CSV files: they need format: csv")
         return self
 
     @model_validator(mode="after")

@@ -341,11 +341,12 @@ def init(
     ] = None,
     label: Annotated[str | None, Parameter(help="Feature to predict; by default guessed, and told")] = None,
     folder: Annotated[Path | None, Parameter(help="Where to make it; by default configs/NAME")] = None,
+    force: Annotated[bool, Parameter(help="Replace the files that init writes")] = False,
 ) -> int:
-    """Make a pipeline of your own from SAMPLES of the data: TFRecord or CSV files. Nothing is overwritten."""
+    """Make a pipeline of your own from SAMPLES of the data: TFRecord or CSV files."""
     from flows import new_pipeline
 
-    return new_pipeline.create(name, samples, source, label, folder)
+    return new_pipeline.create(name, samples, source, label, folder, force=force)
 
 
 @app.command(group=_NIGHTLY)

@@ -32,14 +32,15 @@ console = Console(highlight=False)
 
 
 def create(
-    name: str, samples: Sequence[Path], source: Source | None, label: str | None, folder: Path | None
-) -> int:
+    name: str, samples: Sequence[Path], source: Source | None, label: str | None, folder: Path | None,
+    *, force: bool = False,
+) -> int:  # fmt: skip
     """Make the pipeline's folder, which `slipway check` passes on, and say what was guessed.
 
-    Nothing is overwritten, and nothing is left behind by an error.
+    Nothing is left behind by an error. Nothing is overwritten; with `force`, only the files that it writes.
     """
     target = folder or Path("configs") / name
-    _refuse(name, samples, target)
+    _refuse(name, samples, target, force)
     files = [Path(os.path.abspath(sample.expanduser())) for sample in samples]
     guessed = guess(_profile(files, source), label)
     factory = source == "estimator"
@@ -52,15 +53,16 @@ def create(
     return 0
 
 
-def _refuse(name: str, samples: Sequence[Path], target: Path) -> None:
+def _refuse(name: str, samples: Sequence[Path], target: Path, force: bool) -> None:
     """Raise ConfigError where the command cannot do what it says."""
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
         expected = "expected lower-case letters, digits, - and _, at most 63"
         raise ConfigError(f"{name!r} is no name for a pipeline", expected) from None
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} is there already: nothing is overwritten", "name another by --folder")
+    if target.exists() and not (target.is_dir() and (force or not any(target.iterdir()))):
+        hint = "name another by --folder, or add --force to replace the files that init writes"
+        raise ConfigError(f"{target} is there already: nothing is overwritten", hint)
     if not samples:
         raise ConfigError("no sample: the features are guessed from one", "name a TFRecord or CSV file")
     for sample in samples:
@@ -117,7 +119,11 @@ def _put(target: Path, files: Mapping[str, str]) -> None:
             (draft / name).write_text(text, encoding="utf-8")
         require_callables(load_pipeline(draft))
         draft.chmod(0o755)
-        draft.rename(target)
+        if target.is_dir() and any(target.iterdir()):
+            for name in files:
+                (draft / name).replace(target / name)
+        else:
+            draft.rename(target)
     except OSError as error:
         raise SlipwayError(f"{target}: {error.strerror}", "nothing was written") from None
     finally:
@@ -128,6 +134,10 @@ def _tell(guessed: Guess, target: Path, files: Mapping[str, str], factory: bool)
     sample, label = guessed.sample, guessed.label
     read = f"{sample.examples:,} examples" + ("" if sample.whole else " (the first of more)")
     console.print(f"read {read} from {len(sample.files)} file(s), {sample.format}\n", markup=False)
+    if label.why.startswith("guessed"):
+        console.print(
+            f"label: {label.name}, {label.why}. Another: --label NAME\n", markup=False, soft_wrap=True
+        )
     table = Table("feature", "is", "because", box=None, pad_edge=False, header_style="dim")
     table.add_row(Text(f"{label.name} (label)", "bold"), label.spec, Text(label.why))
     for feature in guessed.features:

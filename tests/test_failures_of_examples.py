@@ -41,7 +41,7 @@ def _rows(**changed: str) -> list[str]:
 def test_a_nan_is_named_by_feature_and_line(tmp_path: Path, kind: str) -> None:
     """Not "NaN loss during training"."""
     params = {"hidden_units": [4]} if kind.startswith("DNN") else {}
-    rows = _rows(line17="nan,1", line90="inf,0")
+    rows = _rows(line17="+nan,1", line90="inf,0")
     error = _failure(tmp_path / "small", rows, {"estimator": kind, "params": params}, "float32")
     assert error.message.startswith("feature 'x' is NaN or infinite in 2 of 200 examples, first in ")
     assert error.message.endswith("some.csv: line 17")

@@ -178,10 +178,10 @@ class TestGuesses:
         assert many.column["of"] == {"kind": "hash_bucket", "key": "many", "buckets": 4096}
 
     def test_a_stray_word_among_numbers_is_named(self, tmp_path: Path) -> None:
-        """`NA` would make a number a word: the line is told, and the column left out."""
-        rows = [[n, "NA" if n == 5 else n / 3, n % 2] for n in range(20)]
+        """`n.a.` would make a number a word: the line is told, and the column left out."""
+        rows = [[n, "n.a." if n == 5 else n / 3, n % 2] for n in range(20)]
         made = guess(_profiled(_csv(tmp_path / "x.csv", "x,z,y", rows)))
-        assert made.features[1].why.startswith("numbers, but for 1: 'NA' in x.csv:7: ")
+        assert made.features[1].why.startswith("numbers, but for 1: 'n.a.' in x.csv:7: ")
         assert made.features[1].column is None
 
     @pytest.mark.parametrize(("cell", "spec"), [("007", "string"), ("1e3", "float32"), ("1" * 20, "float32")])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipelines import run_of, trained_digits, written
 
 from configs.features import FeatureSpec
-from configs.schema import TrainingConfig
+from configs.schema import DataConfig, TrainingConfig
 from tasks.errors import DataError
 from tasks.examples.csv_examples import parse_cell
 from tasks.examples.tf_examples import batches, parsing_spec, serialize, training_batches, write_records
@@ -139,7 +139,7 @@ def test_integers_of_a_cell_survive(values: list[int]) -> None:
 @given(TEXT)
 def test_a_scalar_string_may_hold_semicolons(text: str) -> None:
     """Only features of several values are cut."""
-    assert parse_cell(text, FeatureSpec(dtype="string")) == [text.encode()]
+    assert parse_cell(text, FeatureSpec(dtype="string"), frozenset({""})) == [text.encode()]
 
 
 @given(st.lists(st.tuples(TEXT, INTEGER, st.lists(WORD, max_size=3)), min_size=1))
@@ -157,7 +157,9 @@ def test_rows_survive_a_csv_file(tmp_path_factory: pytest.TempPathFactory, rows:
         "number": FeatureSpec(dtype="int64"),
         "words": FeatureSpec(dtype="string", kind="var_len"),
     }
-    (batch,) = csv_batches(file, specs)
+    data = DataConfig(files=("*.csv",), format="csv", features=specs, label={"y": FeatureSpec(dtype="int64")},
+                      missing_values=("",))  # fmt: skip
+    (batch,) = csv_batches(file, specs, data)
     found = tf.io.parse_example(list(batch.records), parsing_spec(specs))
     assert [text.decode() for text in found["text"].numpy()] == [text for text, _, _ in rows]
     assert found["number"].numpy().tolist() == [number for _, number, _ in rows]
@@ -243,6 +245,6 @@ def test_csv_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_nan_is_a_number_here() -> None:
-    """NaN and infinity pass: a gate for the data looks at values."""
-    (value,) = parse_cell("nan", FeatureSpec(dtype="float32")) or []
+    """If missing_values does not have it; and infinity: a gate for the data looks at values."""
+    (value,) = parse_cell("nan", FeatureSpec(dtype="float32"), frozenset({""})) or []
     assert math.isnan(float(value))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.data import MISSING_VALUES
 from configs.features import FeatureSpec, FeatureSpecs
 from tasks.errors import DataError
 from tasks.examples.tf_examples import serialize
@@ -18,11 +19,16 @@ INT64 = range(-(2**63), 2**63)
 class CsvConverter:
     """Turns rows of one CSV file into serialized tf.Examples.
 
-    A cell of a scalar feature is one value; of any other, values separated by `;`. An empty cell is a
-    missing feature: its default, or no values, or an error. Columns that name no feature are ignored.
+    A cell of a scalar feature is one value; of any other, values separated by `;`. A cell that is one of
+    `missing_values` is a missing feature: its default, or no values, or an error. Columns that name no
+    feature are ignored.
     """
 
-    def __init__(self, file: Path, header: Sequence[str], specs: FeatureSpecs) -> None:
+    def __init__(
+        self, file: Path, header: Sequence[str], specs: FeatureSpecs,
+        missing_values: frozenset[str] = frozenset(MISSING_VALUES),
+    ) -> None:  # fmt: skip
+        self._missing_values = missing_values
         self._file, self._header, self._specs = file, [name.strip() for name in header], specs
         self._refuse_bad_header()
         self._columns = [(self._header.index(name), name) for name in specs if name in self._header]
@@ -55,18 +61,23 @@ class CsvConverter:
         values = {}
         for index, name in self._columns:
             try:
-                parsed = parse_cell(cells[index], self._specs[name])
+                parsed = parse_cell(cells[index], self._specs[name], self._missing_values)
             except ValueError as error:
                 raise DataError(
-                    f"{self._file}:{line}: column {name!r}: {error}", _hint(cells[index])
+                    f"{self._file}:{line}: column {name!r}: {error}",
+                    _hint(cells[index] in self._missing_values),
                 ) from None
             if parsed is not None:
                 values[name] = parsed
         return serialize(values, self._specs)
 
 
-def _hint(cell: str) -> str:
-    return "" if cell else "give the feature a 'default' in the YAML, or fill the cell"
+def _hint(missing: bool) -> str:
+    return (
+        "give the feature a 'default' in the YAML, fill the cell, or see data.missing_values"
+        if missing
+        else ""
+    )
 
 
 def may_be_missing(spec: FeatureSpec) -> bool:
@@ -74,13 +85,16 @@ def may_be_missing(spec: FeatureSpec) -> bool:
     return spec.kind != "fixed_len" or spec.default is not None
 
 
-def parse_cell(cell: str, spec: FeatureSpec) -> list[float] | list[int] | list[bytes] | None:
-    """Return the values of a cell; None where it is empty and may be. Raises ValueError."""
-    if not cell:
+def parse_cell(
+    cell: str, spec: FeatureSpec, missing_values: frozenset[str] = frozenset(MISSING_VALUES)
+) -> list[float] | list[int] | list[bytes] | None:
+    """Return the values of a cell; None if it is missing and may be. Raises ValueError."""
+    if cell in missing_values:
         if may_be_missing(spec):
             return None
+        found = f"the missing value {cell!r}" if cell else "an empty cell"
         raise ValueError(
-            f"expected {values_of(spec.size, spec.dtype)}, found an empty cell, and there is no default"
+            f"expected {values_of(spec.size, spec.dtype)}, found {found}, and there is no default"
         )
     scalar = spec.kind == "fixed_len" and not spec.shape
     texts = [cell] if scalar else cell.split(SEPARATOR)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from configs.features import FeatureSpecs
+from configs.schema import DataConfig
 from tasks.errors import DataError
 from tasks.examples.csv_examples import CsvConverter
 
@@ -75,24 +76,36 @@ def _compression_advice(file: Path, options: str) -> str:
     return ""
 
 
-def csv_batches(file: Path, specs: FeatureSpecs) -> Iterator[Batch]:
+def csv_batches(file: Path, specs: FeatureSpecs, data: DataConfig) -> Iterator[Batch]:
     """Yield the rows of a CSV file as serialized examples. Raises DataError with file, line and column."""
+    encoding = "utf-8-sig" if data.encoding.lower() in ("utf-8", "utf8") else data.encoding
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _converted(file, stream, specs)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8: {error}", "save it as UTF-8") from None
+        with file.open(encoding=encoding, newline="") as stream:
+            yield from _converted(file, stream, specs, data)
+    except UnicodeError as error:
+        hint = "save it as UTF-8, or name its encoding in data.encoding (latin-1, cp1252, utf-16)"
+        raise DataError(f"{file}: not {data.encoding.upper()}: {error}", hint) from None
 
 
-def _converted(file: Path, stream: Iterator[str], specs: FeatureSpecs) -> Iterator[Batch]:
-    reader = csv.reader(stream, strict=True)
+def _converted(file: Path, stream: Iterator[str], specs: FeatureSpecs, data: DataConfig) -> Iterator[Batch]:
+    reader = csv.reader(stream, strict=True, delimiter=data.delimiter)
     try:
-        converter = CsvConverter(file, next(reader, []), specs)
+        header = next(reader, [])
+        _require_delimiter(file, header, data)
+        converter = CsvConverter(file, header, specs, frozenset(data.missing_values))
         while rows := list(itertools.islice(_numbered(reader), BATCH)):
             records = [converter.serialize(line, cells) for line, cells in rows]
             yield Batch(file, records, [line for line, _ in rows], unit="line")
     except csv.Error as error:
         raise DataError(f"{file}:{reader.line_num}: not valid CSV: {error}") from None
+
+
+def _require_delimiter(file: Path, header: Sequence[str], data: DataConfig) -> None:
+    """Raise DataError for a header that another delimiter than `data.delimiter` would split."""
+    other = [mark for mark in (",", ";", "\t", "|") if mark != data.delimiter and mark in "".join(header)]
+    if len(header) == 1 and other:
+        message = f"{file}:1: expected cells between {data.delimiter!r}, found one column {header[0]!r}"
+        raise DataError(message, f"set data.delimiter to {other[0]!r}")
 
 
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:

@@ -108,6 +108,6 @@ def _split(
 def _batches(data: DataConfig, files: list[Path]) -> Iterator[Batch]:
     for file in files:
         if data.format == "csv":
-            yield from csv_batches(file, stored_in_examples(examples_spec(data)))
+            yield from csv_batches(file, stored_in_examples(examples_spec(data)), data)
         else:
             yield from tfrecord_batches(file, data.compression)

@@ -1,7 +1,7 @@
 """Profiles of CSV files, without TensorFlow: what type each column's cells have, and what they hold.
 
 Read as `tasks/examples/csv_examples.py` will read them at ingest: commas, a header line, an empty cell
-is a missing value, several values in a cell are separated by `;`.
+or one of pandas' words for it is a missing value, several values in a cell are separated by `;`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from configs.data import MISSING_VALUES
 from tasks.errors import DataError
 from tasks.samples.profiles import MOST_EXAMPLES, MOST_WORDS, Dtype, FeatureProfile, Sample, Tally, Value
 
@@ -95,14 +96,14 @@ def _require_header(file: Path, names: list[str], before: list[str]) -> None:
 
 def _column(name: str, cells: Sequence[tuple[str, str]]) -> FeatureProfile | None:
     """Return the profile of a column; None where every cell is empty."""
-    filled = [(place, cell) for place, cell in cells if cell]
+    filled = [(place, cell) for place, cell in cells if cell not in MISSING_VALUES]
     if not filled:
         return None
     dtype, several, note = _type_of(filled)
     tally = Tally(name, dtype, note)
     for _, cell in filled:
         tally.add(_values(cell, dtype, several))
-    return tally.profile(next((place for place, cell in cells if not cell), ""))
+    return tally.profile(next((place for place, cell in cells if cell in MISSING_VALUES), ""))
 
 
 def _type_of(cells: Sequence[tuple[str, str]]) -> tuple[Dtype, bool, str]:

@@ -24,6 +24,9 @@ _FEW, _SOME = 50, 1_000
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?\Z")
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*\Z")  # tf.name_scope's: feature columns are named so
 _ID_NAME = re.compile(r"(.*_)?(id|uuid|guid)\Z", re.IGNORECASE)
+_TIME_NAME = re.compile(r"(.*_)?(at|date|time|timestamp|ts)\Z", re.IGNORECASE)
+_LEAST_TIMESTAMP = 100_000_000
+"""Seconds since 1970: March 1973."""
 _STEPS = 1_000
 
 
@@ -160,9 +163,24 @@ def _label(sample: Sample, name: str | None) -> tuple[FeatureProfile, str]:
         if feature.name.lower() in LABEL_NAMES:
             return feature, "guessed by its name"
     if sample.format == "csv":
-        return sample.features[-1], "guessed: the last column"
+        for feature in reversed(sample.features):
+            if _may_be_label(feature):
+                last = feature is sample.features[-1]
+                return feature, "guessed: the last column" + ("" if last else " that could be one")
     message = f"which feature is the label? The examples have {', '.join(by_name)}"
     raise ConfigError(message, "name it by --label")
+
+
+def _may_be_label(feature: FeatureProfile) -> bool:
+    """Return whether a column is worth predicting: no text, identifier, time, constant or list."""
+    if not feature.is_scalar or _left_out(feature) is not None:
+        return False
+    if feature.dtype == "string":
+        return 0 < len(feature.values) <= _MOST_CLASSES
+    named = _ID_NAME.match(feature.name) or (
+        _TIME_NAME.match(feature.name) and feature.low >= _LEAST_TIMESTAMP
+    )
+    return not named
 
 
 def _predicted(label: FeatureProfile, sample: Sample, why: str) -> LabelGuess:
@@ -287,6 +305,8 @@ def _number_column(feature: FeatureProfile, seen: str) -> tuple[dict[str, Any], 
         return _hashed(
             feature, seen, f"{feature.shortest} to {feature.longest} integers an example: taken for ids"
         )
+    if feature.dtype == "int64" and feature.is_scalar and _ID_NAME.match(feature.name):
+        return _hashed(feature, seen, f"{feature.distinct or 'many'} numbers that are names: taken for ids")
     column = {
         "kind": "numeric", "key": seen,
         "mean": _round(feature.mean, 4), "std": _round(feature.std, 4) or 1.0,
