@@ -5,6 +5,9 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 BIN := .venv/bin
+# Remakes .venv for a PYTHON that was given; without one, any supported Python that .venv has is fine.
+INSTALL = $(PYTHON) .ci/install.py $(if $(filter file,$(origin PYTHON)),,--python)
+WHEELHOUSE ?= wheelhouse
 # Two at a time, each a whole module: tests/conftest.py says which belong together.
 PYTEST := $(BIN)/python -m pytest -q --numprocesses $(or $(WORKERS),2) --dist loadscope --no-loadscope-reorder
 PIPELINE ?= configs/digits
@@ -15,34 +18,36 @@ help:  ## list the targets
 
 .PHONY: demo
 demo: install  ## train, export, prove and serve real handwritten digits; again, to swap in a new version
+	@echo "demo: training, validating and serving $(PIPELINE), about half a minute; state goes to $${SLIPWAY_HOME:-var}/"
 	@$(BIN)/slipway run $(PIPELINE)
 
 .PHONY: install
-install: .venv/.installed  ## make .venv from the lock (Python 3.10 or 3.11 is all it needs)
+install:  ## make .venv from the lock (Python 3.10 or 3.11 is all it needs)
+	@$(INSTALL)
 
-.venv/.installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 11) else "Slipway needs Python 3.10 or 3.11 (TensorFlow 2.15 has no others), found " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	@echo "making .venv from requirements.lock (about a minute)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@# -c too: pip 23 takes no pin of a package for one of its extras, such as sqlalchemy[asyncio]
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -c requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-	@touch $@
+.PHONY: install-dev
+install-dev:  ## add what tests and checks need
+	@$(INSTALL) dev
+
+.PHONY: wheelhouse
+wheelhouse: install  ## download every locked package to WHEELHOUSE, for a machine without a network
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+	  --dest $(WHEELHOUSE) $(foreach lock,$(wildcard requirements*.lock),--requirement $(lock))
 
 .PHONY: test
 test: check  ## check, then run all tests; those that need a Docker engine skip where none answers
 	@$(PYTEST)
 
 .PHONY: test-fast
-test-fast: install  ## the tests that take seconds
+test-fast: install-dev  ## the tests that take seconds
 	@$(PYTEST) -m "not docker and not slow"
 
 .PHONY: faults
-faults: install  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
+faults: install-dev  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
 	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py tests/test_docker_faults.py
 
 .PHONY: check
-check: install  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities
+check: install-dev  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -51,32 +56,32 @@ check: install  ## ruff, mypy --strict, import-linter, that generated docs are c
 	@$(BIN)/python .ci/audit.py
 
 .PHONY: audit
-audit: install  ## ask the package index for known vulnerabilities of the locked packages
+audit: install-dev  ## ask the package index for known vulnerabilities of the locked packages
 	@$(BIN)/python .ci/audit.py
 
 .PHONY: bench-training
-bench-training: install  ## measure training through Slipway beside the same Estimator called bare (minutes)
+bench-training: install-dev  ## measure training through Slipway beside the same Estimator called bare (minutes)
 	@$(BIN)/python benchmarks/training.py
 
 .PHONY: bench-server
-bench-server: install  ## measure the model server beside a plain grpcio server, and an official one if there is (minutes)
+bench-server: install-dev  ## measure the model server beside a plain grpcio server, and an official one if there is (minutes)
 	@$(BIN)/python benchmarks/server.py
 
 .PHONY: bench-relay
-bench-relay: install  ## measure a container behind the relay beside one without it (minutes; needs a Docker engine)
+bench-relay: install-dev  ## measure a container behind the relay beside one without it (minutes; needs a Docker engine)
 	@$(BIN)/python benchmarks/relay.py
 
 .PHONY: format
-format: install  ## let ruff format and sort
+format: install-dev  ## let ruff format and sort
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 .PHONY: docs
-docs: install  ## generate the reference from the schema and the command
+docs: install-dev  ## generate the reference from the schema and the command
 	@$(BIN)/python docs/generate.py
 
 .PHONY: screenshots
-screenshots: install  ## take docs/screenshots anew, of a run in the real Prefect UI (needs chromium)
+screenshots: install-dev  ## take docs/screenshots anew, of a run in the real Prefect UI (needs chromium)
 	@SLIPWAY_REQUIRE_BROWSER=1 SLIPWAY_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -q -m browser
 
 .PHONY: ui
