@@ -1,7 +1,7 @@
 """Install the locked packages into .venv; `make install` runs it.
 
-pip installs uv, at the version and hashes of requirements-uv.lock, and uv installs everything else. Does nothing if
-.venv/.installed matches; it is written last, so that an interrupted install is repaired by the next one.
+pip installs uv, at the version and hashes of requirements-uv.lock, and uv installs everything else. Does
+nothing if .venv/.installed matches; it is written last, and so the next install repairs an interrupted one.
 """
 
 from __future__ import annotations
@@ -46,10 +46,17 @@ def main() -> int:
     """Install a group of packages unless it is installed already; return the exit code."""
     parser = argparse.ArgumentParser(description="Install the locked packages into .venv.")
     parser.add_argument("group", choices=LOCKS, nargs="?", default="runtime")
-    parser.add_argument("--python", action="store_true", help="remake .venv unless it has this Python's version")
+    parser.add_argument(
+        "--python", action="store_true", help="remake .venv unless it has this Python's version"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="install nothing; exit code 1 if something is to do"
+    )
     options = parser.parse_args()
     if installed(options.group, same_python=options.python):
         return 0
+    if options.check:
+        return 1
     began = time.monotonic()
     try:
         make_venv(same_python=options.python)
@@ -71,7 +78,9 @@ def installed(group: str, *, same_python: bool) -> bool:
         return False
     if same_python and not same_version():
         return False
-    return PYTHON.exists() and found in [stamp(each) for each in LOCKS if set(LOCKS[each]) >= set(LOCKS[group])]
+    return PYTHON.exists() and found in [
+        stamp(each) for each in LOCKS if set(LOCKS[each]) >= set(LOCKS[group])
+    ]
 
 
 def stamp(group: str) -> str:
@@ -89,7 +98,7 @@ def same_version() -> bool:
 def make_venv(*, same_python: bool) -> None:
     """Make .venv, unless there is one with a supported Python that starts."""
     if PYTHON.exists() and (same_version() or not same_python):
-        probe = "import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))"
+        probe = f"import sys; sys.exit(sys.version_info[:2] not in {SUPPORTED})"
         if subprocess.run([PYTHON, "-c", probe], check=False).returncode == 0:
             return
     if sys.version_info[:2] not in SUPPORTED:
@@ -116,7 +125,9 @@ def install(group: str) -> None:
     if not sys.stderr.isatty():  # a terminal gets uv's progress bars
         uv.append("--quiet")
     names = " and ".join(path.name for path in LOCKS[group])
-    total = len({line for path in LOCKS[group] for line in path.read_text().splitlines() if line[:1].isalnum()})
+    total = len(
+        {line for path in LOCKS[group] for line in path.read_text().splitlines() if line[:1].isalnum()}
+    )
     say(f"installing {total} packages of {names}: about half a minute with two cores, less from uv's cache")
     locks = [part for path in LOCKS[group] for part in ("--requirement", path)]
     environment = {**environment, **cache_settings(environment)}
@@ -200,7 +211,7 @@ def uv_settings(pip: Mapping[str, str], environment: Mapping[str, str]) -> tuple
 
 
 def cache_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of uv's cache: one in .venv, removed afterwards, if its usual place is not writable."""
+    """Return the settings of uv's cache: one in .venv if its usual place is not writable."""
     if "UV_NO_CACHE" in environment:
         return {}
     default = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv"

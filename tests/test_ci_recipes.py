@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import junitparser
 import pytest
 import yaml
+from installed_clones import without_install
 from nightly_station import Station
 from slipway_command import REPOSITORY
 
@@ -33,9 +33,7 @@ def clone(tmp_path: Path) -> Path:
     """A clone of this repository whose `make install` has nothing to do."""
     folder = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, folder], check=True)
-    (folder / ".venv").symlink_to(sys.prefix)
-    for file in ("requirements.lock", "pyproject.toml"):
-        os.utime(folder / file, (0, 0))
+    without_install(folder)
     return folder
 
 

@@ -8,6 +8,9 @@ import pytest
 from slipway_command import REPOSITORY
 
 CHECKOUT = "requirements.lock"
+LAYERS = ("requirements-dev.lock", "requirements-uv.lock")
+"""Installed beside or before the checkout's."""
+
 IMAGES = ("containers/pipeline/requirements.lock", "containers/model_server/requirements.lock")
 ONLY_IN_IMAGES = {"tensorflow-cpu"}
 """In tensorflow's place, of the same version."""
@@ -21,7 +24,7 @@ def _pins(lock: str) -> dict[str, set[str]]:
     return pins
 
 
-@pytest.mark.parametrize("lock", [CHECKOUT, *IMAGES])
+@pytest.mark.parametrize("lock", [CHECKOUT, *LAYERS, *IMAGES])
 def test_every_pin_has_hashes_and_no_index_is_named(lock: str) -> None:
     """What is installed is what was locked, from wherever it comes."""
     text = (REPOSITORY / lock).read_text()
@@ -38,6 +41,21 @@ def test_an_image_has_the_versions_of_the_checkout(lock: str) -> None:
     assert set(image) - set(checkout) == ONLY_IN_IMAGES
     assert image["tensorflow-cpu"] == checkout["tensorflow"]
     assert {name: found for name, found in image.items() if not found <= checkout.get(name, found)} == {}
+
+
+@pytest.mark.parametrize("lock", LAYERS)
+def test_a_package_has_one_version_in_all_that_is_installed(lock: str) -> None:
+    """For each Python: a layer adds packages, and changes none."""
+    checkout = _pins(CHECKOUT)
+    assert {
+        name: found for name, found in _pins(lock).items() if not found <= checkout.get(name, found)
+    } == {}
+
+
+def test_the_product_is_installed_without_development_packages() -> None:
+    """`make demo` downloads what it runs."""
+    assert {"pytest", "mypy", "ruff", "hypothesis", "playwright", "pip-audit"} <= set(_pins(LAYERS[0]))
+    assert {"pytest", "mypy", "ruff", "hypothesis", "playwright", "pip-audit"} & set(_pins(CHECKOUT)) == set()
 
 
 def test_prefect_is_locked_with_what_it_runs_with() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from documented import commands
+from installed_clones import without_install
 from nightly_station import Station
 from slipway_command import REPOSITORY
 
@@ -40,9 +41,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _git(folder, "clone", "--quiet", "origin", "checkout")
     _git(folder / "origin", "commit", "--quiet", "--allow-empty", "--message", "a newer release")
     checkout = folder / "checkout"
-    (checkout / ".venv").symlink_to(sys.prefix)
-    for name in ("requirements.lock", "pyproject.toml"):  # `make install` has nothing to do
-        os.utime(checkout / name, (0, 0))
+    without_install(checkout)
     version = checkout / "var" / "models" / "digits" / "0001"
     version.mkdir(parents=True)
     (version / "saved_model.pb").write_bytes(b"a graph")
