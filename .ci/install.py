@@ -104,7 +104,7 @@ def make_venv(*, same_python: bool) -> None:
     if sys.version_info[:2] not in SUPPORTED:
         sys.exit(
             f"install: Slipway needs Python 3.10 or 3.11 (the versions that TensorFlow 2.15 supports), found "
-            f"{sys.version.split()[0]}. Run `make PYTHON=/path/to/python3.11`."
+            f"{sys.version.split()[0]}. Run `make install PYTHON=/path/to/python3.11`."
         )
     say(f"making .venv with Python {sys.version.split()[0]} ({sys.executable})")
     # Cleared, so that packages of another Python are gone; --clear keeps a link to a folder elsewhere.
@@ -115,9 +115,9 @@ def install(group: str) -> None:
     """Install uv, then the group's locks and the checkout itself."""
     for name in forget_incomplete(site_packages()):
         say(f"repairing {name}: it was left incomplete")
+    if not list(site_packages().glob("pip-*.dist-info")):
+        subprocess.run([PYTHON, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     if uv_version() is None:
-        if subprocess.run([PYTHON, "-m", "pip", "--version"], check=False, capture_output=True).returncode:
-            subprocess.run([PYTHON, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
         pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--require-hashes", "--requirement", UV_LOCK], check=True)
     options, environment = uv_settings(pip_settings(), os.environ)
@@ -166,7 +166,8 @@ def is_complete(metadata: Path) -> bool:
     """Return whether every file of a package's RECORD is there, with its size."""
     try:
         rows = list(csv.reader((metadata / "RECORD").read_text().splitlines()))
-        if not (metadata / "METADATA").exists() or not rows:
+        # Installers add INSTALLER; without it, RECORD is the wheel's, and scripts may be missing.
+        if not {f"{metadata.name}/METADATA", f"{metadata.name}/INSTALLER"} <= {row[0] for row in rows}:
             return False
         return all(
             (metadata.parent / path).stat().st_size == int(size) if size else True
