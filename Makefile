@@ -35,12 +35,16 @@ wheelhouse: install  ## download every locked package to WHEELHOUSE, for a machi
 	  --dest $(WHEELHOUSE) $(foreach lock,$(wildcard requirements*.lock),--requirement $(lock))
 
 .PHONY: test
-test: check  ## check, then run all tests; those that need a Docker engine skip where none answers
+test: check  ## check, then run the tests; those that need a Docker engine skip if none answers (a quarter of an hour)
+	@$(PYTEST) -m "not extended"
+
+.PHONY: test-all
+test-all: check  ## the same with what is slow and rarely breaks: clusters, fault matrices, compose, benchmarks (an hour)
 	@$(PYTEST)
 
 .PHONY: test-fast
 test-fast: install-dev  ## the tests that take seconds
-	@$(PYTEST) -m "not docker and not slow"
+	@$(PYTEST) -m "not docker and not slow and not extended"
 
 .PHONY: faults
 faults: install-dev  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)

@@ -18,6 +18,7 @@ from typing import Any
 
 import nightly_station
 import pytest
+import selections
 from free_ports import free_port
 from hypothesis import settings
 from slipway_command import Slipway
@@ -123,9 +124,24 @@ def _refuse_strays(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"asks Docker, and its module is not in conftest.DOCKER: {strays[0]}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Call whole flows slow; skip what this machine lacks something for, with the reason, not in CI."""
+def _mark_extended(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that only `make test-all` runs; raise if the table names a test that does not exist."""
+    names: dict[str, list[str]] = {}
+    for item in items:
+        name = item.nodeid.partition("::")[2]
+        names.setdefault(item.path.stem, []).append(name)
+        if selections.is_extended(item.path.stem, name):
+            item.add_marker(pytest.mark.extended)
+    if not any("::" in argument for argument in config.args):
+        stale = selections.stale(names, REPOSITORY / "tests")
+        if stale:
+            raise pytest.UsageError(f"tests/selections.py: {stale}. Correct the entry in EXTENDED.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark slow and extended tests; skip those that lack something on this machine, except in CI."""
     _refuse_strays(items)
+    _mark_extended(config, items)
     if "PYTEST_XDIST_WORKER" in os.environ:
         _in_order_of_groups(items)
     for item in items:

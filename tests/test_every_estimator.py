@@ -129,11 +129,21 @@ def _values(number: int, kind: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _selected(request: pytest.FixtureRequest) -> list[tuple[str, str | None, Any]]:
+    """Return the models whose tests run in this session."""
+    calls = [
+        getattr(item, "callspec", None) for item in request.session.items if item.path == request.node.path
+    ]
+    return [tuple(call.params[each] for each in ("estimator", "head", "optimizer")) for call in calls if call]
+
+
 @pytest.fixture(scope="module")
-def verdicts(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of each pipeline."""
+def verdicts(
+    request: pytest.FixtureRequest, prefect_api: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Return what became of each pipeline, all trained in one process."""
     folder = tmp_path_factory.mktemp("models")
-    pipelines = [_pipeline(folder, *model) for model in MODELS]
+    pipelines = [_pipeline(folder, *model) for model in _selected(request)]
     program = Path(__file__).with_name("flows_in_one_process.py")
     environment = {**user_environment(folder / "home"), "PREFECT_API_URL": prefect_api}
     done = subprocess.run(

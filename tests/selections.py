@@ -1,0 +1,170 @@
+"""Which tests `make test` leaves to `make test-all`, and which modules `make test-fast` runs.
+
+docs/decisions/0113 gives the reasons and the numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Keep:
+    """`make test` runs the tests whose names begin so; all others of the module are extended."""
+
+    quick: tuple[str, ...]
+
+    def is_extended(self, name: str) -> bool:
+        """Return whether only `make test-all` runs this test: `Class::function[case]`."""
+        return not name.startswith(self.quick)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The beginnings of names that the module must have."""
+        return self.quick
+
+
+@dataclass(frozen=True)
+class Move:
+    """The tests whose names begin so are extended; `make test` runs all others of the module."""
+
+    extended: tuple[str, ...]
+
+    def is_extended(self, name: str) -> bool:
+        """Return whether only `make test-all` runs this test: `Class::function[case]`."""
+        return name.startswith(self.extended)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The beginnings of names that the module must have."""
+        return self.extended
+
+
+EXTENDED: dict[str, Keep | Move] = {
+    # Faults: each kind of fault keeps one real case.
+    "test_faults": Keep((
+        "TestTheFlowIsKilled::test_the_next_run_finishes_the_deploy_and_does_its_own[after loaded]",
+        "TestABadCandidate::test_it_is_rejected[otherwise than offline]",
+        "TestABadCandidate::test_golden_requests_are_replayed_and_become_the_warmup",
+        "TestABadVersion::test_it_is_withdrawn_by_the_run_itself",
+        "TestADamagedJournal::test_what_was_proven_stays",
+        "TestTheServerIsKilled::test_the_next_run_starts_it_first",
+        "TestTheDisk::test_a_full_disk_publishes_nothing",
+        "TestTheDisk::test_a_read_only_disk_is_refused_at_preflight",
+        "TestRollingBack",
+    )),
+    "test_night_faults": Keep(("TestTheTrainer::test_the_same_run_goes_on_from_its_last_checkpoint",)),
+    "test_docker_faults": Keep((
+        "test_killed_half_way_it_is_finished_by_the_next_run[after let in-relayed]",
+    )),
+    "test_resume": Move((
+        "test_a_trainer_that_is_killed_and_that_stalls_is_resumed_in_the_same_flow_run",
+        "TestDeterministic::test_killed_at_random_steps_the_variables_are_bit_identical",
+        "test_what_a_worker_ends_leaves_a_checkpoint_and_no_process",
+    )),
+    "test_training": Move((
+        "test_an_interrupted_flow_leaves_a_checkpoint_and_no_process",
+        "test_a_killed_flow_takes_its_trainer_along_and_the_trainer_saves",
+    )),
+    # Clusters across processes, hosts and containers.
+    "test_cluster": Move((
+        "test_two_workers_through_the_whole_chain_with_one_killed_on_the_way",
+        "test_a_killed_parameter_server_comes_back_and_a_killed_chief_takes_all_along",
+        "test_a_cluster_in_step",
+    )),
+    "test_cluster_across": Move(("TestHosts::",)),
+    "test_cluster_containers": Keep(()),
+    "test_strategies": Move(("test_mirrored_on_two_devices_through_the_whole_chain",)),
+    # Whole flows that differ in one setting.
+    "test_whole_flow": Move((
+        "TestGate::test_the_next_run_deploys_again",
+        "test_the_second_night_is_held_against_what_is_served",
+    )),
+    "test_best_checkpoint": Move(("test_the_best_of_real_training_is_evaluated_and_exported",)),
+    "test_warm_start": Move(("test_the_example_begins_with_the_served_version",)),
+    "test_tutorial": Keep(()),
+    "test_init": Move((
+        "TestRuns::test_it_trains_and_validates[TFRecord, a regression]",
+        "TestRuns::test_it_trains_and_validates[a canned Estimator of a factory]",
+    )),
+    "test_every_estimator": Keep((
+        "test_it_trains_exports_and_validates[DNNLinearCombinedClassifier-",
+        "test_it_trains_exports_and_validates[DNNEstimator-MultiHead-",
+        "test_it_trains_exports_and_validates[LinearRegressor-",
+        "test_nothing_that_a_yaml_may_name_is_left_out",
+    )),
+    "test_mutations": Keep((
+        "test_a_changed_variable_is_rejected[one weight of the last layer, by 1e-6 of its value]",
+        "test_a_changed_variable_is_rejected[two labels swapped]",
+        "test_a_changed_output_is_rejected[an output truncated to bfloat16]",
+        "test_a_changed_output_is_rejected[rows in reverse order]",
+        "test_a_changed_receiver_is_rejected[another default for a missing feature]",
+        "test_a_changed_receiver_is_rejected[one feature scaled]",
+        "test_there_are_twenty_mutations",
+    )),
+    # Nights, through a Prefect server with workers.
+    "test_nights": Move(("test_missed_nights_are_one_run",)),
+    "test_trigger": Move((
+        "TestDeployed::test_cancelled_it_leaves_a_checkpoint_and_what_serves",
+        "TestNotDeployed::test_a_failed_run_exits_with_1",
+        "test_no_worker_takes_it",
+    )),
+    "test_operations": Keep(()),
+    "test_ci_recipes": Keep(("test_the_recipes_keep_the_reports_when_the_run_fails",)),
+    "test_browser": Keep(("TestTheRun::", "test_the_browser_asked_nobody_else")),
+    # Containers.
+    "test_compose": Keep(("test_nothing_starts_without_a_password", "test_only_loopback_is_listened_on")),
+    "test_docker_flow": Keep((
+        "test_where_an_engine_answers_auto_means_a_container",
+        "test_the_container_answers_for_the_held_out_digits",
+        "test_the_container_can_do_no_harm",
+        "test_more_processors_than_there_are_is_told_first",
+        "test_a_proven_container_comes_back_with_the_machine",
+        "test_a_second_run_swaps_into_the_same_container",
+        "test_stop_drains_and_removes_the_container",
+    )),
+    "test_published_servers": Keep((
+        "test_a_server_with_tls_is_proven_and_swapped",
+        "test_keys_that_no_run_could_ask_with_are_told_first",
+        "test_an_address_of_another_machine_is_told_first",
+    )),
+    # The model server: long runs under load, and waits for polls of the file system.
+    "test_model_server_swaps": Keep(("test_no_answer_fails_or_lies_through_ten_swaps",)),
+    "test_model_server_copies": Keep(("test_a_slow_copy_is_not_loaded_before_it_has_ended",)),
+    "test_model_server_policies": Keep((
+        "test_a_policy_says_which_versions_are_served",
+        "test_the_latest_versions_move_up_and_down",
+        "test_only_int64_names_are_versions",
+    )),
+    "test_model_server_processes": Keep((
+        "test_a_killed_worker_is_replaced",
+        "test_sigterm_ends_all",
+        "test_sigusr1_hands_the_port_over",
+    )),
+    # SavedModels by the C++ API.
+    "test_graph_pipelines": Move(("test_cpp_",)),
+    # Measurements.
+    "test_benchmarks": Keep(()),
+    "test_relay_benchmark": Keep(()),
+}  # fmt: skip
+"""Module -> which of its tests `make test` runs. A module that is not here runs whole."""
+
+
+def is_extended(module: str, name: str) -> bool:
+    """Return whether only `make test-all` runs this test of a module."""
+    return module in EXTENDED and EXTENDED[module].is_extended(name)
+
+
+def stale(names: dict[str, list[str]], tests: Path) -> str:
+    """Return an entry of the table that fits no test; empty if each fits one.
+
+    `names` has the tests of each module that was collected whole.
+    """
+    for module, selection in EXTENDED.items():
+        if not (tests / f"{module}.py").is_file():
+            return f"{module}: no such module"
+        for start in selection.names if module in names else ():
+            if not any(name.startswith(start) for name in names[module]):
+                return f"{module}: no test begins with {start!r}"
+    return ""
