@@ -142,3 +142,7 @@ class ValidationConfig(Slice):
 
     inputs: tuple[ValidationInput, ...] = ()
     """Inputs of your own, and what they must answer, in the forms of `saved_model_cli run`."""
+
+    allow_ops: tuple[str, ...] = ()
+    """Ops that the exported graph may hold although they reach files, the network or Python: `[ReadFile]`.
+    A server runs them for anyone who sends requests."""

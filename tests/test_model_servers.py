@@ -207,6 +207,28 @@ class TestProcess:
         assert model_servers.running("small") == started
         assert started.describe() == f"process {process.pid}"
 
+    def test_it_inherits_no_secret(self, record: ServerRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a graph that reads /proc/self/environ would find: where to look, and how to compute."""
+        for name in (
+            "WAREHOUSE_PASSWORD",
+            "AWS_SECRET_ACCESS_KEY",
+            "PREFECT_API_KEY",
+            "SLIPWAY_ALERT_WEBHOOK",
+        ):
+            monkeypatch.setenv(name, "hush")
+        kept = {
+            "OMP_NUM_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "TZ": "UTC",
+        }
+        for name, value in kept.items():
+            monkeypatch.setenv(name, value)
+        found = psutil.Process(int(_started(record).handle.split(":")[0])).environ()
+        assert "hush" not in found.values()
+        assert {name: found.get(name) for name in kept} == kept
+        assert found["PATH"] == os.environ["PATH"]
+
     def test_a_recycled_pid_is_not_mistaken_for_it(self, record: ServerRecord) -> None:
         """The handle holds the start time too; what is no handle finds nothing."""
         started = _started(record)

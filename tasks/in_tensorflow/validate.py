@@ -19,7 +19,7 @@ from tasks.artifacts import Candidate, Check, Run, Signature, Validation
 from tasks.errors import Rejected
 from tasks.estimators import accelerators
 from tasks.examples.tf_examples import read_records
-from tasks.exports import saved_models
+from tasks.exports import op_policy, saved_models
 
 
 def run(
@@ -32,6 +32,7 @@ def run(
     answered. Raises Rejected, with all checks.
     """
     session_config = accelerators.claim("cpu")
+    op_policy.require_contained(candidate.path, validation.allow_ops)
     records = read_records([offline_answers.examples_file(candidate.offline)])
     # Parsed here: within the session below, ops would be added to the loaded graph.
     inputs = {each.name: request_inputs(each, records, data.features) for each in candidate.signatures}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers.server_records import LoneRole, ServerRecord
 
 OWN_PROGRAM = "model_server"
+_ALLOWED = re.compile(
+    "PATH|LD_LIBRARY_PATH|LD_PRELOAD|HOME|LANG|LC_[A-Z]+|TZ|TZDIR|TMPDIR|MALLOC_.*|PYTHON(HASHSEED|UNBUFFERED|PATH|HOME)"
+    "|VIRTUAL_ENV|(MODEL_SERVER|TF|TENSORFLOW|XLA|ONEDNN|DNNL|OMP|KMP|MKL|CUDA|CUDNN|NVIDIA|GRPC)_.*"
+    "|MODEL_NAME|MODEL_BASE_PATH|SSL_CERT_(FILE|DIR)"
+)
+"""Variables that the server inherits. A graph can read its environment: no secrets of the pipeline."""
 _SOURCES = Path(__file__).resolve().parents[2] / "containers" / "model_server"
 
 
@@ -98,7 +105,8 @@ def _leads(process: psutil.Process) -> bool:
 
 
 def _environment(beside: bool, role: LoneRole | None) -> dict[str, str]:
-    environment = {"MODEL_SERVER_RELOAD": "false", **os.environ, "MODEL_SERVER_HOST": "127.0.0.1"}
+    given = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
+    environment = {"MODEL_SERVER_RELOAD": "false", **given, "MODEL_SERVER_HOST": "127.0.0.1"}
     if beside:
         environment["MODEL_SERVER_SHARE_PORTS"] = "true"
     if role is not None:
