@@ -22,10 +22,16 @@ _DEFAULTS = {
 }
 
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
 def prepare() -> None:
-    """Set the defaults."""
+    """Set the defaults, and keep what is on this machine from being asked of a proxy."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name in ("no_proxy", "NO_PROXY"):  # gRPC reads the first alone
+        given = [each for each in os.environ.get(name, "").split(",") if each]
+        os.environ[name] = ",".join([*given, *(each for each in _LOOPBACK if each not in given)])
     if {"PREFECT_HOME", "PREFECT_PROFILE"} & set(os.environ):
         return
     prefect_home = home() / "prefect"

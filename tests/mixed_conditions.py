@@ -35,7 +35,7 @@ WIDE = {
         "feature_columns": {
             "linear": [
                 {"kind": "vocabulary", "key": "city", "values": ["Rome", "Oslo", "Lima"]},
-                {"kind": "crossed", "keys": ["city", "day"], "hash_buckets": 20},
+                {"kind": "crossed", "keys": ["city", "day"], "buckets": 20},
             ],
             "dnn": [
                 {"kind": "numeric", "key": "x"},

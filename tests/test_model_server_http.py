@@ -258,3 +258,15 @@ def test_other_threads_and_switches_are_other_conditions(
     _, reported = server.get("/numerics")
     assert (reported["threads"], reported["ONEDNN_MAX_CPU_ISA"]) == ("7", "SSE41")
     assert reported.pop("merges") == "no" and not numerics.alike(reported, numerics.conditions())
+
+
+def test_a_client_on_this_machine_asks_no_proxy(
+    half_plus_two_process: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where `http_proxy` is set, gRPC would send even 127.0.0.1 there."""
+    from tasks.servers.serving_client import ServingClient
+
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with ServingClient(f"127.0.0.1:{half_plus_two_process.port}", NAME, 20) as client:
+        assert "serving_default" in client.signatures()

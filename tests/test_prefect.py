@@ -243,6 +243,14 @@ class TestEnvironment:
         assert prepared["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
         assert "PREFECT_API_URL" not in prepared
 
+    def test_what_is_on_this_machine_is_asked_of_no_proxy(self, environment: dict[str, str]) -> None:
+        """Prefect's client would otherwise look for its own server at the proxy; the user's list stays."""
+        environment.update({"HTTP_PROXY": "http://proxy:3128", "no_proxy": "corp.example"})
+        prepared = self._prepare(environment)
+        assert prepared["no_proxy"] == "corp.example,127.0.0.1,localhost,::1"
+        assert prepared["NO_PROXY"] == "127.0.0.1,localhost,::1"
+        assert self._prepare(environment)["no_proxy"].count("localhost") == 1
+
     @pytest.mark.parametrize("name", ["PREFECT_HOME", "PREFECT_PROFILE"])
     def test_what_the_user_has_set_wins(self, environment: dict[str, str], name: str) -> None:
         """Nobody's own Prefect is put aside."""

@@ -9,7 +9,11 @@ import grpc
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),  # http_proxy is for what is outside; gRPC would ask it for 127.0.0.1 too
+]
 _STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 _SILENT_CODES = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -43,7 +47,7 @@ def open_channel(address: str, timeout_seconds: float, tls: bool) -> grpc.Channe
     With `tls` it takes whatever certificate the server shows: that server is Slipway's, on this machine.
     Raises OSError if none is shown.
     """
-    options = [*_UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]
+    options = [*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
     if not tls:
         return grpc.insecure_channel(address, options=options)
     host, _, port = address.rpartition(":")
