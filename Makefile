@@ -46,6 +46,17 @@ test-all: check  ## the same with what is slow and rarely breaks: clusters, faul
 test-fast: install-dev  ## the tests that take seconds
 	@$(PYTEST) -m "not docker and not slow and not extended"
 
+.PHONY: test-avx2
+test-avx2: install-dev  ## run whole flows and the comparison of answers as on a processor without AVX-512
+	@TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q \
+	  tests/test_whole_flow.py tests/test_served_answers.py tests/test_validation.py tests/test_comparison.py
+
+.PHONY: test-flaky
+test-flaky: install-dev  ## run the tests whose names match NAME 20 times, up to the first failure
+	@test -n "$(NAME)" || { echo 'test-flaky: NAME is not set. Run make test-flaky NAME=a_test' >&2; exit 2; }
+	@$(BIN)/python -m pytest -q -x --count=20 --repeat-scope=session \
+	  -k '$(NAME)' $$(grep -l -- '$(NAME)' tests/test_*.py)
+
 .PHONY: faults
 faults: install-dev  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
 	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py tests/test_docker_faults.py
