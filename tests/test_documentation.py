@@ -14,7 +14,7 @@ from slipway_command import REPOSITORY
 from flows.cli import app
 
 DOCS = REPOSITORY / "docs"
-TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = {name for name in app if not name.startswith("-")}
 
 
