@@ -27,6 +27,9 @@ ANSWERS = "answers"
 """Folder in assets.extra: what the version should answer and what it was made of, for its owner's eyes."""
 
 
+SERVING = "serving.json"
+"""File in assets.extra: what the model server cannot find out by itself, or is not to."""
+
 SEAL = "SHA256SUMS"
 """File in assets.extra: a digest of every other file of the version."""
 
@@ -35,7 +38,7 @@ def _stays_inside(destination: str) -> str:
     path = PurePosixPath(destination)
     if path.is_absolute() or ".." in path.parts or path == PurePosixPath() or "\0" in destination:
         raise ValueError("a destination is a path inside assets.extra, without '..'")
-    if path.parts[0] in (MANIFEST, ANSWERS, SEAL):
+    if path.parts[0] in (MANIFEST, ANSWERS, SERVING, SEAL):
         raise ValueError(f"{path.parts[0]} is written by Slipway: choose another name")
     return str(path)
 
@@ -64,6 +67,12 @@ class ExportConfig(Slice):
     assets_extra: dict[ExtraAsset, str] = {}
     """Files that travel with the model in `assets.extra`: destination there to file, relative to the YAML.
     Always there is `manifest.json`. Warmup requests are `tf_serving_warmup_requests`."""
+
+    row_independent: bool | None = None
+    """Whether row i of every output depends on row i of the inputs alone. The model server lets requests
+    share a run only then, and a model whose rows depend on one another is validated in whole requests only,
+    not in several batch sizes. By default the exported graph is analysed, and what isn't understood counts
+    as dependent; state it for graphs that the analysis doesn't understand."""
 
     as_text: bool = False
     """Write `saved_model.pbtxt`, which people can read, in place of `saved_model.pb`."""

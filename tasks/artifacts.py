@@ -243,6 +243,8 @@ class Signature:
     """Alias to `dtype[shape]`."""
     receiver: Literal["parsing", "raw"] = "parsing"
     """What it takes in: serialized tf.Examples, or tensors of the features."""
+    row_independent: bool = True
+    """Whether answers about an example are the same whatever else is in the request."""
 
     def is_batched(self, alias: str) -> bool:
         """Return whether an output has a row for each example: its first dimension is not fixed."""
@@ -271,7 +273,9 @@ class Candidate:
         names = ", ".join(signature.name for signature in self.signatures)
         tags = f", MetaGraphs {'; '.join(self.tag_sets)}" if len(self.tag_sets) > 1 else ""
         assets = f", assets {', '.join(self.assets)}" if self.assets else ""
-        return f"SavedModel with {len(self.signatures)} signature(s): {names}{tags}{assets}"
+        mixed = ", ".join(each.name for each in self.signatures if not each.row_independent)
+        rows = f", rows may depend on one another: {mixed}" if mixed else ""
+        return f"SavedModel with {len(self.signatures)} signature(s): {names}{tags}{assets}{rows}"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def held_out(finished: Finished, slipway: Slipway) -> list[Any]:
     ]  # fmt: skip
 
 
+def server_log(finished: Finished, slipway: Slipway) -> str:
+    """Return what the model's server, a process, has logged."""
+    return (slipway.home / "servers" / f"{finished.verdict['pipeline']}.log").read_text()
+
+
 @contextmanager
 def asked(finished: Finished) -> Iterator[Any]:
     """A PredictionService stub of the endpoint that the verdict names."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from served_pipelines import asked, held_out, request_about
+from served_pipelines import asked, held_out, request_about, server_log
 from slipway_command import REPOSITORY, Finished, Slipway
 
 CONFIGS = REPOSITORY / "configs"
@@ -20,6 +20,8 @@ def deployed(slipway: Slipway, name: str) -> Finished:
     finished = slipway.run(CONFIGS / name)
     assert finished.exit_code == 0, finished.output
     assert all(check["passed"] for check in finished.checks.values())
+    log = server_log(finished, slipway)
+    assert "independent rows: " in log and "may depend on one another" not in log
     return finished
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_offline_answers_are_what_estimator_predict_says() -> None:
         assert np.array_equal(found["class_ids"], said["class_ids"])
     scores = offline_answers.read(candidate.offline, "predicted", "serving_default")[64]["scores"]
     assert np.array_equal(scores, said["probabilities"])
+
+
+@pytest.mark.parametrize(("stated", "sizes"), [(None, {1, 2, 8}), (True, {1, 2, 8}), (False, {8})])
+def test_dependent_rows_are_compared_in_whole_requests(
+    tmp_path: Path, stated: bool | None, sizes: set[int]
+) -> None:
+    """The analysis finds the digits' rows independent; `export.row_independent` is stronger, and travels."""
+    candidate = export(elsewhere(tmp_path), export=ExportConfig(row_independent=stated))
+    assert {each.row_independent for each in candidate.signatures} == {stated is not False}
+    for signature in candidate.signatures:
+        assert offline_answers.read(candidate.offline, "predicted", signature.name).keys() == sizes
+    serving = candidate.path / "assets.extra" / "serving.json"
+    assert (json.loads(serving.read_text()) if serving.exists() else None) == (
+        None if stated is None else {"row_independent": stated}
+    )
 
 
 def test_the_examples_asked_are_the_first_of_the_sample_split() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served_pipelines import asked, held_out, request_about
+from served_pipelines import asked, held_out, request_about, server_log
 from slipway_command import REPOSITORY, Finished, Slipway
 
 SPECIES = [b"setosa", b"versicolor", b"virginica"]
@@ -35,6 +35,12 @@ def test_every_head_was_validated_and_asked_by_its_name(deployed: Finished) -> N
     assert {"Classify serving_default", "Regress petal_width"} <= names
     assert {"Classify flower", "Regress flower", "Classify petal_width"} & names == set()
     assert all(check["passed"] for check in deployed.checks.values())
+
+
+def test_requests_to_every_head_may_share_runs(deployed: Finished, module_slipway: Slipway) -> None:
+    """The server understands the graphs of all heads, vocabulary included."""
+    log = server_log(deployed, module_slipway)
+    assert "independent rows: flower, petal_width, serving_default" in log
 
 
 def test_an_iris_that_every_model_must_get_right(deployed: Finished) -> None:

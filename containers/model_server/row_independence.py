@@ -8,6 +8,7 @@ row_rules.py has what each op does to rows. An op without a rule, or one that ch
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,27 @@ def _by_rule(node: Node) -> Outputs:
     except _MALFORMED:
         pass
     return Value(CONSTANT, row_constants.shape_of(node)) if is_constant else mixed(f"{node.op} {node.name}")
+
+
+def _main() -> None:
+    """Print the dependences of the SavedModel in the folder that is the argument, as JSON."""
+    from model_server import runtime
+
+    runtime.import_tensorflow()
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    from model_server.tf_session import op_definitions
+
+    folder, saved_model = Path(sys.argv[1]), saved_model_pb2.SavedModel()
+    binary = folder / "saved_model.pb"
+    if binary.is_file():
+        saved_model.ParseFromString(binary.read_bytes())
+    else:
+        text_format.Parse((folder / "saved_model.pbtxt").read_text(), saved_model)
+    (meta_graph,) = (each for each in saved_model.meta_graphs if list(each.meta_info_def.tags) == ["serve"])
+    json.dump(of_version(folder, meta_graph, op_definitions()), sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()

@@ -140,12 +140,16 @@ def compared(
     data: DataConfig,
     server: ServerConditions,
 ) -> Iterator[Compared]:
-    """Request every signature by each of its APIs, for all examples at once, in eights, twos and singly."""
+    """Request every signature by each of its APIs, for all examples at once, in eights, twos and singly.
+
+    Only for all at once if the signature's rows depend on one another.
+    """
     for signature in candidate.signatures:
         for api, ask in apis(client, signature, data):
             found = Compared(api, signature, candidate, server)
             found.ask(ask, records, 0)
-            for size, examples in _BATCHES.items():
+            sizes = _BATCHES if signature.row_independent else {}
+            for size, examples in sizes.items():
                 for first in range(0, min(len(records), examples), size):
                     if not found.problem:
                         found.ask(ask, records[first : first + size], first)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from configs.export import ANSWERS, MANIFEST
+from configs.export import ANSWERS, MANIFEST, SERVING
 from configs.schema import ExportConfig
 from tasks.artifacts import Check, Checkpoint, Examples, Run
 from tasks.errors import ModelError
@@ -74,13 +74,15 @@ def require(export: ExportConfig, source: Path) -> None:
 
 
 def write(saved_model: Path, export: ExportConfig, source: Path, manifest: Mapping[str, Any]) -> None:
-    """Copy the user's files and write `manifest.json`."""
+    """Copy the user's files; write `manifest.json` and, if there is something to state, `serving.json`."""
     folder = folder_in(saved_model)
     for destination, file in export.assets_extra.items():
         target = folder / destination
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, target)
     folder.mkdir(exist_ok=True)
+    if export.row_independent is not None:
+        (folder / SERVING).write_text(json.dumps({"row_independent": export.row_independent}) + "\n")
     _write(saved_model, manifest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
 from tasks.estimators import accelerators, assembly, checkpoints, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of
-from tasks.exports import extra_assets, graph_exports, saved_models
+from tasks.exports import extra_assets, graph_exports, row_independence, saved_models
 from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
 from tasks.tensorflow_errors import explained
 
@@ -62,7 +63,10 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
             samples, predicted = predict()
             in_double = checkpoints.computes_in_double(checkpoint.prefix)
             found = _limits(answers, predicted, lambda: predict()[1], signatures, run, in_double)
-            predictions.write(offline, {each.name: predicted[_head(each, predicted)] for each in signatures})
+            expected = {
+                each.name: _comparable(each, predicted[_head(each, predicted)]) for each in signatures
+            }
+            predictions.write(offline, expected)
             limits.write(offline, found)
     except BaseException:
         shutil.rmtree(path)
@@ -99,6 +103,10 @@ def _export(write: Callable[[Path], Path], run: Run) -> Path:
 
 def _signatures(path: Path, export: ExportConfig, data: DataConfig) -> tuple[Signature, ...]:
     definitions = saved_models.serving_signature_defs(path)
+    dependences = row_independence.dependences(path)
+    for name, reason in dependences.items():
+        if reason and name in definitions:
+            print(f"signature {name}: rows may depend on one another: {reason}")
     raw = [name for name, each in definitions.items() if takes_features(name, each, export, data.features)]
     if not definitions:
         message = "the exported model has no signature that can be served"
@@ -107,11 +115,22 @@ def _signatures(path: Path, export: ExportConfig, data: DataConfig) -> tuple[Sig
             "raw receivers need a PredictOutput among export_outputs; parsing ones take any; logs/export.log "
             "says of each output why it was left out",
         )
-    found = saved_models.signatures(path, raw)
+    found = tuple(
+        replace(each, row_independent=not dependences[each.name])
+        for each in saved_models.signatures(path, raw)
+    )
     for signature in found:
         if signature.receiver == RAW:
             require_askable(signature.name, signature.inputs, data.features)
     return found
+
+
+def _comparable(signature: Signature, by_size: Mapping[int, Any]) -> dict[int, Any]:
+    """Return the answers in the batch sizes that a signature is compared in.
+
+    If its rows depend on one another, only the whole request has an answer to compare.
+    """
+    return dict(by_size) if signature.row_independent else {max(by_size): by_size[max(by_size)]}
 
 
 def _head(signature: Signature, predicted: Mapping[str, Any]) -> str:
@@ -140,8 +159,8 @@ def _limits(
         found[signature.name] = {
             alias: limits.derive(
                 answers.tolerance_of(signature.name, alias),
-                {size: arrays[alias] for size, arrays in predicted[head].items()},
-                {size: arrays[alias] for size, arrays in again.items()},
+                {size: arrays[alias] for size, arrays in _comparable(signature, predicted[head]).items()},
+                {size: arrays[alias] for size, arrays in _comparable(signature, again).items()},
                 computed_in_double=computed_in_double,
             )
             for alias in signature.outputs

@@ -109,7 +109,10 @@ def _sample_problem(
 ) -> str:
     """Request answers about one sample in every signature and API; return what is wrong, if anything."""
     for found, ask in asked:
-        found.ask(ask, records[index : index + 1], index)
+        if found.signature.row_independent:
+            found.ask(ask, records[index : index + 1], index)
+        else:
+            found.ask(ask, records, 0)
         others = found.versions - {version}
         if found.problem or others:
             return f"{found.name}: {found.problem or f'version {others.pop()} answered'}"

@@ -1,0 +1,30 @@
+"""Whether the rows of a SavedModel's signatures are independent, as the model server finds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.errors import ModelError
+
+_PROGRAM = "model_server.row_independence"
+_TIMEOUT_SECONDS = 300
+
+
+def dependences(saved_model: Path) -> dict[str, str]:
+    """Return, by signature, why its rows may depend on one another; "" if they are known to be independent.
+
+    Runs the server's own program, so that both take a version for the same. Raises ModelError if it fails.
+    """
+    command = [sys.executable, "-m", _PROGRAM, str(saved_model)]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True)
+        return dict(json.loads(found.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        message = f"cannot analyse the rows of {saved_model}: {lines[-1] if lines else error}"
+        raise ModelError(
+            message, "state export.row_independent: true or false, to leave the analysis out"
+        ) from error
