@@ -934,8 +934,8 @@ Tan Tanh ZerosLike
 BROADCASTING = """
 Add AddN AddV2 Atan2 BitwiseAnd BitwiseOr BitwiseXor ClipByValue Div DivNoNan Equal FloorDiv FloorMod
 Greater GreaterEqual Igamma Igammac Less LessEqual LogicalAnd LogicalOr Maximum Minimum Mod Mul MulNoNan
-NextAfter NotEqual Pow RealDiv SelectV2 SquaredDifference StringJoin Sub TruncateDiv TruncateMod Xdivy
-Xlog1py Xlogy Zeta
+NextAfter NotEqual Pow RealDiv SelectV2 SquaredDifference StringJoin Sub Substr TruncateDiv TruncateMod
+Xdivy Xlog1py Xlogy Zeta
 """
 
 _OPS_BY_RULE: tuple[tuple[str, Rule], ...] = (
@@ -975,7 +975,7 @@ _OPS_BY_RULE: tuple[tuple[str, Rule], ...] = (
         _sparse_segments,
     ),
     ("LookupTableFind LookupTableFindV2", _table_find),
-    ("RegexReplace RegexFullMatch Substr", _first_row_wise),
+    ("RegexReplace RegexFullMatch", _first_row_wise),
     ("Variable VariableV2 VarHandleOp Placeholder", _variable),
     (f"{_TABLES} BoostedTreesEnsembleResourceHandleOp", _table),
     ("BiasAdd BiasAddV1", _bias_add),
