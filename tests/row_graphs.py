@@ -117,6 +117,7 @@ def _functions(tf: Any) -> tuple[dict[str, Callable[[Any], Any]], dict[str, Call
         "reshaped": lambda x: tf.reshape(tf.reshape(x, [-1, COLUMNS, 1]) @ [[2.0, 3.0]], [batch_size(x), 6]),
         "time_distributed": lambda x: tf.reshape(tf.reshape(x, [-1, 1]) @ [[1.0, 2.0]], [-1, COLUMNS, 2]),
         "tiled": lambda x: x + tf.tile([[1.0, 2, 3]], [batch_size(x), 1]) + tf.fill([batch_size(x), 1], 4.0),
+        "tiled_labels": lambda x: x[:, :2] + tf.tile(table[3][tf.newaxis, :], [batch_size(x), 1]),
         "one_hot": lambda x: tf.one_hot(tf.argmax(x, 1), COLUMNS) + tf.cast(x > 0.5, tf.float32),
         "selected": lambda x: tf.where(x > 0, x, tf.zeros_like(x)),
         "fixed_loop": lambda x: tf.while_loop(lambda i, _: i < 4, lambda i, y: (i + 1, y / 2 + x), [0, x])[1],

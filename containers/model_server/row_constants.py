@@ -9,7 +9,16 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from model_server.row_rules import BROADCASTING, INTEGERS, UNARY, Mixes, Node, Outputs, broadcast
+from model_server.row_rules import (
+    BROADCASTING,
+    INTEGERS,
+    UNARY,
+    Mixes,
+    Node,
+    Outputs,
+    broadcast,
+    sliced_shape,
+)
 from model_server.row_values import CONSTANT, ONE, Size, Value, product, sizes, unknown
 
 _FLOAT, _DOUBLE = 1, 2
@@ -272,6 +281,7 @@ _SHAPING: tuple[tuple[str, Callable[[Node], tuple[Size, ...]]], ...] = (
     ("LookupTableSizeV2", lambda _: ()),
     ("Reshape", _reshape_shape),
     ("Squeeze", _squeeze_shape),
+    ("StridedSlice", lambda node: tuple(sliced_shape(node, _shape(node)))),
     ("Tile", _tile_shape),
     ("Transpose", _transpose_shape),
 )

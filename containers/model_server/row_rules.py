@@ -542,47 +542,72 @@ def _one_hot(node: Node) -> Value:
     return aligned(value.lead, inner, pad=None if pad is None else 0)
 
 
-def _strided_slice(node: Node) -> Value:
-    value = node.inputs[0]
+@dataclass(frozen=True)
+class _Part:
+    """What a StridedSlice does to an axis, None if it is new; `place` is its place in begin and end."""
+
+    axis: int | None
+    place: int = -1
+    shrinks: bool = False
+    is_whole: bool = True
+
+
+def _parts(node: Node, shape: Sequence[Size]) -> list[_Part]:
     begin, end, strides = node.sizes(1), node.sizes(2), node.numbers(3)
-    if value.shape is None or value.kind not in (ALIGNED, INDICES) or value.pad is not None:
-        raise Mixes
-    inner: list[Size] = []
-    axis, first_kept = 0, -1
-    count = len(begin)
-    for place in range(count):
+    parts: list[_Part] = []
+    axis = 0
+    for place in range(len(begin)):
         bit = 1 << place
         if node.integer("ellipsis_mask") & bit:
-            later = sum(not node.integer("new_axis_mask") & (1 << each) for each in range(place + 1, count))
-            passed = len(value.shape) - axis - later
-            inner.extend(value.shape[axis : axis + passed])
+            later = range(place + 1, len(begin))
+            passed = (
+                len(shape) - axis - sum(not node.integer("new_axis_mask") & (1 << each) for each in later)
+            )
+            parts += [_Part(each) for each in range(axis, axis + passed)]
             axis += passed
-            continue
-        if node.integer("new_axis_mask") & bit:
-            if not axis:
-                raise Mixes
-            inner.append(ONE)
-            continue
-        if axis >= len(value.shape):
-            raise Mixes
-        shrinks = bool(node.integer("shrink_axis_mask") & bit)
-        whole = (node.integer("begin_mask") & bit or begin[place] == Size(0)) and strides[place] == 1
-        whole = whole and bool(node.integer("end_mask") & bit or end[place] == value.shape[axis])
-        if not axis and (not whole or shrinks):
-            raise Mixes
-        if axis and not shrinks:
-            inner.append(value.shape[axis] if whole else _length(node, place, value.shape[axis], axis))
-        elif not axis:
-            inner.append(value.shape[0])
-        if axis == 1:
-            first_kept = 0 if node.integer("begin_mask") & bit else begin[place].number
-            if begin[place].symbols or strides[place] != 1:
-                first_kept = -1
-        axis += 1
-    inner.extend(value.shape[axis:])
+        elif node.integer("new_axis_mask") & bit:
+            parts.append(_Part(None))
+        else:
+            from_start = node.integer("begin_mask") & bit or begin[place] == Size(0)
+            to_end = node.integer("end_mask") & bit or end[place] == shape[axis]
+            is_whole = bool(from_start and to_end and strides[place] == 1)
+            parts.append(_Part(axis, place, bool(node.integer("shrink_axis_mask") & bit), is_whole))
+            axis += 1
+    return parts + [_Part(each) for each in range(axis, len(shape))]
+
+
+def sliced_shape(node: Node, shape: Sequence[Size]) -> list[Size]:
+    """Return the shape that a StridedSlice of a tensor has."""
+    result = []
+    for part in _parts(node, shape):
+        if part.axis is None:
+            result.append(ONE)
+        elif not part.shrinks:
+            size = shape[part.axis]
+            result.append(size if part.is_whole else _length(node, part.place, size, part.axis))
+    return result
+
+
+def _strided_slice(node: Node) -> Value:
+    """StridedSlice of all along the first axis."""
+    value = node.inputs[0]
+    if value.shape is None or value.kind not in (ALIGNED, INDICES) or value.pad is not None:
+        raise Mixes
+    parts = _parts(node, value.shape)
+    if parts[0].axis != 0 or parts[0].shrinks or not parts[0].is_whole:
+        raise Mixes
+    inner = sliced_shape(node, value.shape)[1:]
     if value.kind == ALIGNED:
-        return aligned(value.lead, inner[1:])
-    return _columns(value, first_kept if axis > 1 else 0, inner[1:])
+        return aligned(value.lead, inner)
+    if any(part.axis is None for part in parts):
+        raise Mixes
+    columns = parts[1]
+    if columns.is_whole and not columns.shrinks:
+        return value
+    begins = Size(0) if node.integer("begin_mask") & (1 << columns.place) else node.sizes(1)[columns.place]
+    if begins.symbols or node.numbers(3)[columns.place] != 1:
+        raise Mixes
+    return _columns(value, begins.number, inner)
 
 
 def _columns(value: Value, first: int, inner: Sequence[Size]) -> Value:
