@@ -43,8 +43,8 @@ test-all: check  ## the same with what is slow and rarely breaks: clusters, faul
 	@$(PYTEST)
 
 .PHONY: test-fast
-test-fast: install-dev  ## the tests that take seconds
-	@$(PYTEST) -m "not docker and not slow and not extended"
+test-fast: install-dev  ## the tests of modules that run no flow: tests/selections.py lists them (about a minute)
+	@$(PYTEST) -m "not docker and not slow and not extended" $$($(BIN)/python tests/selections.py)
 
 .PHONY: test-avx2
 test-avx2: install-dev  ## run whole flows and the comparison of answers as on a processor without AVX-512

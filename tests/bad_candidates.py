@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from made_once import made_once
+
 ANSWERS_NAN, CRASHES, IS_SLOW, TURNS_BAD, TURNS_BAD_FAR_OUT = 11, 12, 13, 14, 15
 CRASHES_AT = 3
 """Request that kills the server of CRASHES."""
@@ -22,7 +24,11 @@ TURNS_BAD_FAR_OUT does so where it is asked for more than 50, which no sample is
 
 
 def exported(store: Path) -> None:
-    """Export all of them into folders named by their numbers, in a process of its own."""
+    """Export all of them into folders named by their numbers, in a process, once for all workers."""
+    made_once("bad_candidates", lambda _: _export_all(store))
+
+
+def _export_all(store: Path) -> None:
     subprocess.run(
         [sys.executable, __file__, str(store)], check=True, timeout=120, capture_output=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ import pytest
 import selections
 from free_ports import free_port
 from hypothesis import settings
+from made_once import SHARED
 from slipway_command import Slipway
 
 # How long an example takes says more of the machine than of the code.
@@ -43,7 +45,7 @@ DOCKER = (
 )  # fmt: skip
 STATION = ("test_ci_recipes", "test_nights", "test_operations", "test_trigger")
 LONGEST = (
-    "docker", "test_faults", "test_night_faults", "station", "test_cluster_across", "test_whole_flow",
+    "docker", "test_whole_flow", "test_faults", "test_night_faults", "station", "test_cluster_across",
     "test_resume", "test_browser", "test_graph_pipelines", *SLOW,
 )  # fmt: skip
 """Groups that take minutes: two workers are done at the same time if none of these begins last."""
@@ -51,14 +53,18 @@ LONGEST = (
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def pytest_configure() -> None:
-    """Keep every test, and every process that one starts, off this machine's own Prefect and state."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Share a folder between workers; isolate tests from this machine's own Prefect and state."""
     # Started in the background by a shell, pytest ignores Ctrl-C, and so would all that it starts: Prefect's
     # worker, which is sent SIGTERM, sends itself that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "SLIPWAY_BASE_IMAGE"):
         os.environ.pop(name, None)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shared = tempfile.mkdtemp(prefix="slipway-tests-")
+        os.environ[SHARED] = shared
+        config.add_cleanup(lambda: shutil.rmtree(shared, ignore_errors=True))
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 

@@ -25,6 +25,7 @@ from typing import Any
 import grpc
 import pytest
 from free_ports import free_port
+from made_once import made_once
 
 pytest_plugins = ["model_server_image"]
 NAME = "half_plus_two"
@@ -185,9 +186,12 @@ def wait_until(
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Versions 1 to 5, exported once by a child process."""
-    store = tmp_path_factory.mktemp("store")
+def models() -> Models:
+    """Versions 1 to 5, exported by a child process, once for all workers."""
+    return made_once("model_versions", _exported)
+
+
+def _exported(store: Path) -> Models:
     subprocess.run(
         [sys.executable, __file__, str(store), *map(str, _VERSIONS)],
         check=True,

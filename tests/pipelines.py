@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from made_once import made_once
 
 from configs.loading import Pipeline, load_pipeline
 from configs.schema import PipelineConfig
@@ -58,9 +57,11 @@ class Trained:
 
 @functools.cache
 def trained_digits() -> Trained:
-    """Train once for all tests of the session."""
-    folder = Path(tempfile.mkdtemp(prefix="slipway-digits-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Train once for all tests of the run, of every worker."""
+    return made_once("trained_digits", _train)
+
+
+def _train(folder: Path) -> Trained:
     atexit.register(tensorflow_process.close_spare)
     pipeline = load_pipeline(DIGITS, {"training.max_steps": 300, "export.receivers": ["parsing", "raw"]})
     config, run = pipeline.config, run_of(pipeline, folder)
@@ -77,8 +78,11 @@ def trained_digits() -> Trained:
 
 @functools.cache
 def exported_digits() -> Candidate:
-    """Export that model once for all tests of the session, with both receivers."""
-    digits = trained_digits()
+    """Export that model once for all tests of the run, with both receivers."""
+    return made_once("exported_digits", lambda _: _export(trained_digits()))
+
+
+def _export(digits: Trained) -> Candidate:
     return tensorflow_process.run(
         "export", Candidate, log=digits.run.log("export"), prepare_next=False,
         arguments={**digits.model, "export": digits.config.export, "checkpoint": digits.checkpoint,

@@ -5,6 +5,7 @@ docs/decisions/0113 gives the reasons and the numbers.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestRollingBack",
     )),
     "test_night_faults": Keep(("TestTheTrainer::test_the_same_run_goes_on_from_its_last_checkpoint",)),
-    "test_docker_faults": Keep((
-        "test_killed_half_way_it_is_finished_by_the_next_run[after let in-relayed]",
-    )),
+    "test_docker_faults": Keep(("test_the_server_has_no_way_out_and_the_relay_no_rights",)),
     "test_resume": Move((
         "test_a_trainer_that_is_killed_and_that_stalls_is_resumed_in_the_same_flow_run",
         "TestDeterministic::test_killed_at_random_steps_the_variables_are_bit_identical",
@@ -76,6 +75,7 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_cluster_across": Move(("TestHosts::",)),
     "test_cluster_containers": Keep(()),
     "test_strategies": Move(("test_mirrored_on_two_devices_through_the_whole_chain",)),
+    "test_accelerators": Move(("test_a_second_training_waits_for_the_gpu",)),
     # Whole flows that differ in one setting.
     "test_whole_flow": Move((
         "TestGate::test_the_next_run_deploys_again",
@@ -84,6 +84,14 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_best_checkpoint": Move(("test_the_best_of_real_training_is_evaluated_and_exported",)),
     "test_warm_start": Move(("test_the_example_begins_with_the_served_version",)),
     "test_tutorial": Keep(()),
+    "test_examples": Move((
+        "test_raw_tensors_answers_predict_and_rows_of_json", "test_plain_graph_answers_classify_and_predict",
+    )),
+    "test_keras_models": Move((
+        "test_a_warm_start_is_by_the_names_of_the_variables[checkpoint-saver]",
+        "test_a_warm_start_is_by_the_names_of_the_variables[SavedModel-checkpoint]",
+    )),
+    "test_machines": Move(("test_no_mix_of_six_machines_is_a_false_alarm_even_under_load",)),
     "test_init": Move((
         "TestRuns::test_it_trains_and_validates[TFRecord, a regression]",
         "TestRuns::test_it_trains_and_validates[a canned Estimator of a factory]",
@@ -150,6 +158,24 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_relay_benchmark": Keep(()),
 }  # fmt: skip
 """Module -> which of its tests `make test` runs. A module that is not here runs whole."""
+COVERED_BY = {
+    "test_benchmarks": "test_latency_ratios",
+    "test_cluster_containers": "test_cluster",
+    "test_operations": "test_documentation",
+    "test_relay_benchmark": "test_docker_flow",
+    "test_tutorial": "test_documentation",
+}
+"""Module that is extended whole -> the module whose quick tests have its subject."""
+
+FAST = (
+    "alerts", "asking", "audit", "build", "cli", "comparison", "config", "data_gates", "deploy_journal",
+    "deployments", "diff", "documentation", "estimators", "image_errors", "init", "init_guesses", "junit",
+    "latency_ratios", "locks", "log_lines", "model_server", "model_server_rest", "model_server_routing",
+    "model_server_states", "model_server_units", "model_servers", "model_versions", "overrides", "plan",
+    "prefect", "references", "reports", "run_folders", "run_metrics", "run_records", "selections",
+    "served_answers", "status_words", "trigger_verdicts", "version_seals",
+)  # fmt: skip
+"""Modules `test_<name>` of `make test-fast`: no flow, and one model server for all of them."""
 
 
 def is_extended(module: str, name: str) -> bool:
@@ -169,3 +195,7 @@ def stale(names: dict[str, list[str]], tests: Path) -> str:
             if not any(name.startswith(start) for name in names[module]):
                 return f"{module}: no test begins with {start!r}"
     return ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(" ".join(f"tests/test_{name}.py" for name in FAST))

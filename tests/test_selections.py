@@ -34,3 +34,16 @@ def test_an_entry_that_fits_no_test_is_named(
     """A test that was renamed is not silently left out, nor run where it is slow."""
     monkeypatch.setattr(selections, "EXTENDED", table)
     assert selections.stale({"test_cli": ["test_the_help"]}, HERE) == problem
+
+
+def test_every_module_of_the_fast_tests_exists() -> None:
+    """`make test-fast` names files; pytest would run none if one is missing."""
+    assert [name for name in selections.FAST if not (HERE / f"test_{name}.py").is_file()] == []
+
+
+def test_each_subject_keeps_a_quick_test() -> None:
+    """A module that is extended whole names the quick module that covers its subject."""
+    whole = {module for module, entry in selections.EXTENDED.items() if entry == Keep(())}
+    assert whole == set(selections.COVERED_BY)
+    for covering in selections.COVERED_BY.values():
+        assert (HERE / f"{covering}.py").is_file() and covering not in whole
