@@ -91,7 +91,6 @@ EXTENDED: dict[str, Keep | Move] = {
         "test_a_warm_start_is_by_the_names_of_the_variables[checkpoint-saver]",
         "test_a_warm_start_is_by_the_names_of_the_variables[SavedModel-checkpoint]",
     )),
-    "test_machines": Move(("test_no_mix_of_six_machines_is_a_false_alarm_even_under_load",)),
     "test_init": Move((
         "TestRuns::test_it_trains_and_validates[TFRecord, a regression]",
         "TestRuns::test_it_trains_and_validates[a canned Estimator of a factory]",
@@ -168,8 +167,8 @@ COVERED_BY = {
 """Module that is extended whole -> the module whose quick tests have its subject."""
 
 FAST = (
-    "alerts", "asking", "audit", "build", "cli", "comparison", "config", "data_gates", "deploy_journal",
-    "deployments", "diff", "documentation", "estimators", "image_errors", "init", "init_guesses", "junit",
+    "alerts", "asking", "audit", "cli", "comparison", "config", "data_gates", "deploy_journal",
+    "deployments", "diff", "documentation", "image_errors", "init", "init_guesses", "junit",
     "latency_ratios", "locks", "log_lines", "model_server", "model_server_rest", "model_server_routing",
     "model_server_states", "model_server_units", "model_servers", "model_versions", "overrides", "plan",
     "prefect", "references", "reports", "run_folders", "run_metrics", "run_records", "selections",
