@@ -18,7 +18,7 @@ help:  ## list the targets
 
 .PHONY: demo
 demo: install  ## train, export, prove and serve real handwritten digits; again, to swap in a new version
-	@echo "demo: training, validating and serving $(PIPELINE), about half a minute; state goes to $${SLIPWAY_HOME:-var}/"
+	@echo "demo: training, validating and serving $(PIPELINE), a minute or two; state goes to $${SLIPWAY_HOME:-var}/"
 	@$(BIN)/slipway run $(PIPELINE)
 
 .PHONY: install
