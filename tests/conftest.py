@@ -33,9 +33,9 @@ SLOW = (
     "test_benchmarks", "test_best_checkpoint", "test_cluster", "test_cluster_across",
     "test_cluster_containers", "test_compose", "test_docker_faults", "test_faults", "test_graph_pipelines",
     "test_model_server_copies", "test_model_server_lifecycle", "test_model_server_policies",
-    "test_model_server_processes", "test_model_server_swaps", "test_night_faults", "test_operations",
-    "test_relay_benchmark", "test_resume", "test_saved_model_cli", "test_strategies", "test_training",
-    "test_warm_start",
+    "test_model_server_processes", "test_model_server_soak", "test_model_server_swaps", "test_night_faults",
+    "test_operations", "test_relay_benchmark", "test_resume", "test_saved_model_cli", "test_strategies",
+    "test_training", "test_warm_start",
 )  # fmt: skip
 """Modules whose tests take long enough to be left out of `make test-fast`, as whole flows are."""
 

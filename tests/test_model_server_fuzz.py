@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import socket
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hpack import Encoder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_server_fixtures import NAME, Models, RunningServer, StartServer
@@ -39,7 +44,10 @@ from model_server import profiler_service
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 # What a stack trace, or an exception that nobody foresaw, looks like in an answer.
 TRACES = ("Traceback", 'File "', "Error: ", "Exception calling application")
-fuzzed = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = int(os.environ.get("SLIPWAY_FUZZ_EXAMPLES", "40"))
+"""Of each test; `make fuzz` takes thousands."""
+BATCH = 50
+fuzzed = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def valid_requests() -> dict[str, list[Any]]:
@@ -103,6 +111,18 @@ def server(
     return start_server(base_path, "--rest_api_timeout_in_ms=2000", "--max_num_load_retries=0")
 
 
+@pytest.fixture(scope="module")
+def steady(
+    models: Models, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> RunningServer:
+    """A server whose models no request changes."""
+    base_path = tmp_path_factory.mktemp("steady")
+    models.publish(base_path, 1)
+    return start_server(
+        base_path, "--rest_api_timeout_in_ms=2000", MODEL_SERVER_RELOAD="false", MODEL_SERVER_REST_QUEUE="100"
+    )
+
+
 @pytest.mark.parametrize("method", VALID)
 def test_bytes_on_a_method(server: RunningServer, method: str) -> None:
     """The answer is a message, or a status that says what was wrong."""
@@ -122,6 +142,173 @@ def test_bytes_on_a_method(server: RunningServer, method: str) -> None:
 
     ask()
     assert server.process.poll() is None
+
+
+EDGES: dict[str, list[Any]] = {
+    "int": [0, 1, -1, 31, 2**27, 2**31 - 1, 2**31, 2**62, 2**63 - 1, -(2**63)],
+    "float": [0.0, -0.0, 1.0, float("nan"), float("inf"), 1e300],
+    "str": ["", "x", "inputs", "classify", "\N{GRINNING FACE}", "a" * 300],
+    "bytes": [b"", b"\x00", b"\xff" * 9, b"x" * 400],
+}
+
+
+def kind_of(field: FieldDescriptor) -> str:
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return "bytes"
+    return {FieldDescriptor.CPPTYPE_STRING: "str", FieldDescriptor.CPPTYPE_FLOAT: "float",
+            FieldDescriptor.CPPTYPE_DOUBLE: "float"}.get(field.cpp_type, "int")  # fmt: skip
+
+
+def messages_in(message: Any) -> list[Any]:
+    """Return the message and all that are set in it, of lists and maps too."""
+    found = [message]
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            inner = list(value.values()) if entry.message_type is not None else []
+        else:
+            inner = list(value) if field.label == FieldDescriptor.LABEL_REPEATED else [value]
+        for each in inner:
+            found += messages_in(each)
+    return found
+
+
+@st.composite
+def restructured(draw: st.DrawFn, originals: list[Any]) -> bytes:
+    """Return one of `originals` with up to five fields set, repeated, cleared or copied: valid protobuf."""
+    original = draw(st.sampled_from(originals))
+    message = type(original)()
+    message.CopyFrom(original)
+    for _ in range(draw(st.integers(1, 5))):
+        target = draw(st.sampled_from(messages_in(message)))
+        field = draw(st.sampled_from(list(target.DESCRIPTOR.fields)))
+        change = draw(st.sampled_from(["clear", "set", "set", "repeat"]))
+        try:
+            alter(draw, target, field, change)
+        except (ValueError, TypeError):  # a number that the field cannot hold
+            continue
+    return bytes(message.SerializeToString())
+
+
+def alter(draw: st.DrawFn, target: Any, field: FieldDescriptor, change: str) -> None:
+    if change == "clear":
+        target.ClearField(field.name)
+        return
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        key = draw(st.sampled_from(EDGES["str"]))
+        entry = field.message_type.fields_by_name["value"]
+        if entry.message_type is not None:
+            values = list(getattr(target, field.name).values())
+            if values:
+                getattr(target, field.name)[key].CopyFrom(draw(st.sampled_from(values)))
+            else:
+                getattr(target, field.name)[key].SetInParent()
+        return
+    times = draw(st.sampled_from([1, 2, 33, 300])) if change == "repeat" else 1
+    if field.message_type is not None:
+        if field.label == FieldDescriptor.LABEL_REPEATED:
+            for _ in range(times):
+                getattr(target, field.name).add()
+        else:
+            getattr(target, field.name).SetInParent()
+        return
+    value = draw(st.sampled_from(EDGES[kind_of(field)]))
+    if field.label == FieldDescriptor.LABEL_REPEATED:
+        getattr(target, field.name).extend([value] * times)
+    else:
+        setattr(target, field.name, value)
+
+
+def see_it_healthy(server: RunningServer) -> None:
+    """See gRPC and REST answer rightly; the fuzzed reload may have taken the model away."""
+    health = health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    answer = stub(server).Predict(predict_request(x=floats(1, 2)), timeout=20)
+    assert list(answer.outputs["y"].float_val) == [2.5, 3.0]
+    assert server.get("/livez")[0] == 200
+
+
+@pytest.mark.parametrize("method", [name for name in VALID if name.startswith(PREDICTION)])
+def test_messages_with_changed_fields(steady: RunningServer, method: str) -> None:
+    """Valid protobuf, of any values: an answer, or a status that says what was wrong, and a healthy loop."""
+    call = steady.channel.unary_unary(f"/{method}", None, None)
+    sent = 0
+
+    @fuzzed
+    @given(restructured(VALID[method]))
+    def ask(request: bytes) -> None:
+        nonlocal sent
+        try:
+            call(request, timeout=20)
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details() or ""
+            assert code not in ("UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"), details
+            assert not any(trace in details for trace in TRACES), details
+        sent += 1
+        if sent % BATCH == 0:
+            see_it_healthy(steady)
+
+    ask()
+    see_it_healthy(steady)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Return HTTP/2 frames: real ones of a call, with types, flags, streams, lengths and payloads changed."""
+    path = draw(st.sampled_from([f"/{each}".encode() for each in VALID] + [b"/\xff\xc3", b"", b"/" * 3000]))
+    names = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b"te", b"trailers"),
+             (b"content-type", b"application/grpc"),
+             (b"grpc-timeout", draw(st.binary(max_size=9)))]  # fmt: skip
+    block = Encoder().encode(names[: draw(st.integers(0, len(names)))])
+    data = draw(st.binary(max_size=40))
+    payloads = [
+        block,
+        b"\0" + len(data).to_bytes(4, "big") + data,
+        b"\x01\xff\xff\xff\xff",
+        data,
+        b"",
+        bytes(4),
+    ]
+    sent = []
+    for _ in range(draw(st.integers(1, 8))):
+        payload = draw(st.sampled_from(payloads))
+        length = draw(st.sampled_from([len(payload), len(payload), len(payload), 0, 2**14, 2**24 - 1]))
+        head = bytes(
+            (
+                draw(st.sampled_from([0, 0, 1, 1, 3, 4, 6, 7, 8, 9, 200])),
+                draw(st.integers(0, 255) | st.just(4)),
+            )
+        )
+        stream = draw(st.sampled_from([1, 1, 1, 3, 0, 2, 2**31 - 1, 2**32 - 1]))
+        sent.append(length.to_bytes(3, "big") + head + stream.to_bytes(4, "big") + payload)
+    return b"".join(sent)
+
+
+def test_frames_that_are_no_calls(steady: RunningServer) -> None:
+    """Whatever HTTP/2 allows and forbids: the loop goes on, and other connections are answered."""
+    sent = 0
+
+    @fuzzed
+    @given(st.one_of(frames(), st.binary(max_size=200)), st.booleans())
+    def ask(content: bytes, has_preface: bool) -> None:
+        nonlocal sent
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+        with socket.create_connection(("127.0.0.1", steady.port), timeout=20) as connection:
+            try:
+                connection.sendall(preface + content if has_preface else content)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(2**16):
+                    pass
+            except OSError:
+                pass
+        sent += 1
+        if sent % BATCH == 0:
+            see_it_healthy(steady)
+
+    ask()
+    see_it_healthy(steady)
 
 
 BODIES = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +232,15 @@ def test_a_request_without_rows_is_asked_alone(engine: Engine) -> None:
     """A run of no rows is a run; it just has no company."""
     (answer,) = engine.ask(Call("Predict", predict_request(x=floats(shape=(0, 1))).SerializeToString()))
     assert [dim.size for dim in answer.outputs["y"].tensor_shape.dim] == [0, 1]
+
+
+def test_a_request_that_is_run_alone_leaves_nothing_in_memory(engine: Engine) -> None:
+    """A client that sends one after another would take all of it, 15 KiB at a time."""
+    call = Call("Predict", predict_request(z=floats(1)).SerializeToString())
+    engine.ask(call)
+    left = weakref.ref(call)
+    del call
+    assert eventually(lambda: gc.collect() >= 0 and left() is None, seconds=10)
 
 
 def test_who_waits_no_more_is_not_asked_for(engine: Engine) -> None:

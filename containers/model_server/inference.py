@@ -76,6 +76,16 @@ class _Question:
     """
 
 
+class _Alone(StatusError):
+    """The request is to be run alone.
+
+    A new instance each time: one that is raised again and again collects the tracebacks of all times.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Code.UNKNOWN, "to be run alone")
+
+
 Handler = Callable[[bytes, Any], bytes]
 
 
@@ -163,12 +173,12 @@ class Inference:
         if call.method == "Predict":
             asked = quick_requests.read_predict(call.message)
             if asked is None:
-                raise _ALONE
+                raise _Alone
             spec, inputs, output_filter = asked.spec, asked.inputs, asked.output_filter
         else:
             given = quick_requests.read_examples(call.message)
             if given is None:
-                raise _ALONE
+                raise _Alone
             spec, inputs = given.spec, {"inputs": Strings(given.examples)}
         loaded = self._store.acquire(self._spec(spec))
         try:
@@ -176,7 +186,7 @@ class Inference:
             values = plan.values(inputs) if plan else None
             rows = _rows(values) if values else 0
             if plan is None or values is None or not rows:
-                raise _ALONE
+                raise _Alone
             arrays = [value for value in values if isinstance(value, np.ndarray)]
             is_shared = plan.can_share(values)
             kind = tuple((each.dtype, each.shape[1:]) for each in arrays) if is_shared else (call,)
@@ -191,7 +201,7 @@ class Inference:
             try:
                 spec = model_pb2.ModelSpec.FromString(serialized)
             except DecodeError:
-                raise _ALONE from None
+                raise _Alone from None
             if len(self._specs) >= _REMEMBERED_SPECS:
                 self._specs.clear()
             self._specs[serialized] = spec
@@ -298,9 +308,6 @@ class Inference:
         except Exception:
             _LOG.exception("%s failed", call.method)
             call.fail(Code.INTERNAL, "the server failed")
-
-
-_ALONE = StatusError(Code.UNKNOWN, "to be asked alone")
 
 
 def _size(questions: Sequence[_Question]) -> tuple[int, int]:
