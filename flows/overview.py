@@ -21,7 +21,7 @@ from configs.home import home, servers_folder
 from configs.loading import load_pipeline
 from configs.ui_address import ui_api
 from tasks.runs import run_folders
-from tasks.servers import model_servers, model_status, server_records
+from tasks.servers import model_servers, model_status
 
 _SECONDS_FOR_PREFECT = 3.0
 _MOST_SCHEDULED = 200
@@ -66,7 +66,7 @@ def show_json(pipeline: str | None) -> int:
 
 
 def _facts(name: str, schedule: Schedule) -> dict[str, Any]:
-    record = server_records.read(name)
+    record = model_servers.recorded(name)
     alive = record is not None and bool(record.handle) and model_servers.is_alive(record)
     live = model_status.live_version(record.rest, name) if record is not None and alive else None
     verdict = run_folders.last_verdict(name)
@@ -93,7 +93,7 @@ def _names() -> set[str]:
 
 
 def _serving(name: str) -> tuple[str, str]:
-    record = server_records.read(name)
+    record = model_servers.recorded(name)
     if record is None or not record.handle:
         return "nothing", ""
     if not model_servers.is_alive(record):

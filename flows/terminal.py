@@ -173,7 +173,7 @@ def _short(path: Path) -> str:
 def show_status(loaded: Pipeline) -> int:
     """Print what serves, the versions on disk, and the last verdict."""
     name = loaded.config.name
-    record = server_records.read(name)
+    record = model_servers.recorded(name)
     present = model_versions.versions(loaded.model_base_path)
     on_disk = ", ".join(map(str, present)) or "none"
     _print_pairs(
@@ -221,7 +221,7 @@ def _last_verdict(name: str) -> str:
 def stop_server(loaded: Pipeline) -> int:
     """Drain and stop the server; say what was stopped."""
     name = loaded.config.name
-    record = server_records.read(name)
+    record = model_servers.recorded(name)
     if record is None or not record.handle:
         console.print(f"{name}: no server runs")
         return 0

@@ -19,22 +19,24 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import to_jsonable_python
 
 from configs.home import runs_folder
-from tasks import durable_files
+from tasks import state_files
 from tasks.artifacts import Run
 from tasks.errors import AlreadyRunning, EnvironmentFault
 from tasks.servers.server_records import ServerRecord
+from tasks.state_files import StateFileDamaged
 
 State = Literal["prepared", "published", "loaded", "smoke-tested", "committed", "undoing", "undone"]
 
 _NAME = "deploy.json"
+_RECOVER = "run `slipway recover`: it decides by the version folders and the server"
 _log = logging.getLogger(__name__)
 
 
-class JournalUnreadable(Exception):
-    """The file is there and does not say what was under way. Nobody but a disk or a hand makes it so."""
+class JournalUnreadable(EnvironmentFault):
+    """The journal exists and cannot be trusted: the disk, or somebody, damaged it."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,12 @@ def conclusion(pipeline: str, run_id: str) -> State | None:
 
 def _read(path: Path) -> Journal | None:
     try:
-        return TypeAdapter(Journal).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        fields = state_files.read(path)
+        return TypeAdapter(Journal).validate_python(fields) if fields is not None else None
     except ValidationError as error:
-        raise JournalUnreadable(f"{path}: {error.errors()[0]['msg']}") from None
-    except OSError as error:
-        raise JournalUnreadable(f"{path}: {error.strerror}") from None
+        raise JournalUnreadable(f"{path}: {error.errors()[0]['msg']}", _RECOVER) from None
+    except StateFileDamaged as error:
+        raise JournalUnreadable(str(error), _RECOVER) from None
 
 
 def write(journal: Journal) -> Journal:
@@ -104,7 +105,7 @@ def write(journal: Journal) -> Journal:
 
 def _write(path: Path, journal: Journal) -> None:
     try:
-        durable_files.write(path, to_json(journal, indent=2) + b"\n")
+        state_files.write(path, to_jsonable_python(journal))
     except OSError as error:
         message = f"the deploy journal {path} cannot be written: {error.strerror}"
         raise EnvironmentFault(message, "free some space, or set SLIPWAY_HOME to another folder") from None
@@ -132,8 +133,7 @@ def conclude(journal: Journal, state: Literal["committed", "undone"]) -> None:
 
 def discard(pipeline: str) -> None:
     """Have no deploy under way."""
-    file(pipeline).unlink(missing_ok=True)
-    durable_files.sync(runs_folder(pipeline))
+    state_files.remove(file(pipeline))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,9 +24,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from configs.export import ANSWERS
-from tasks import durable_files, version_seals
+from tasks import state_files, version_seals
 from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
+from tasks.state_files import StateFileDamaged
 
 WITHDRAWN = ".withdrawn"
 _CANDIDATE = ".candidate-"
@@ -33,6 +35,10 @@ _CANARY = ".canary-"
 _HIGHEST = ".highest_version"
 _ORIGIN = ".slipway-run.json"
 _LOCK_TIMEOUT_SECONDS = 30.0
+_INT64_MAX = 2**63 - 1
+"""The highest version number that servers load."""
+
+_log = logging.getLogger(__name__)
 
 
 def is_saved_model(folder: Path) -> bool:
@@ -49,7 +55,14 @@ def versions(base: Path) -> dict[int, Path]:
 
 
 def _is_version(child: Path) -> bool:
-    return child.name.isascii() and child.name.isdigit() and child.is_dir()
+    return _is_number(child.name) and child.is_dir()
+
+
+def _is_number(name: str) -> bool:
+    # Length first: int() refuses thousands of digits with a ValueError.
+    if not (name.isascii() and name.isdigit()) or len(name.lstrip("0")) > len(str(_INT64_MAX)):
+        return False
+    return int(name) <= _INT64_MAX
 
 
 def candidate_folder(base: Path, run_id: str) -> Path:
@@ -98,7 +111,7 @@ def publish(
         version_seals.seal(candidate)
         _let_servers_read(candidate)
         _sync_tree(candidate)
-        durable_files.write(base / _HIGHEST, f"{number}\n".encode())
+        state_files.write(base / _HIGHEST, {"number": number})
         os.rename(candidate, folder)
         sync(base)
     return folder
@@ -131,15 +144,22 @@ def origin(version: Path) -> dict[str, Any]:
 
 def _next_number(base: Path, version_names: str, now: Callable[[], float]) -> int:
     after_last = highest_ever(base) + 1
+    if after_last > _INT64_MAX:
+        message = f"{base}: version {after_last - 1} is the highest number that servers load"
+        raise EnvironmentFault(message, f"remove that folder and {base / _HIGHEST}, then run again")
     return after_last if version_names == "sequential" else max(int(now()), after_last)
 
 
 def highest_ever(base: Path) -> int:
     """Return the highest number that is or was in use under `base`; 0 where none was."""
     numbers = [*versions(base), *withdrawn(base)]
-    recorded = base / _HIGHEST
-    if recorded.is_file() and (text := recorded.read_text().strip()).isdigit():
-        numbers.append(int(text))
+    try:
+        recorded = (state_files.read(base / _HIGHEST) or {}).get("number")
+    except StateFileDamaged as error:
+        _log.warning("%s: continuing from the version folders", error)
+    else:
+        if isinstance(recorded, int) and 0 <= recorded <= _INT64_MAX:
+            numbers.append(recorded)
     return max(numbers, default=0)
 
 
@@ -171,7 +191,7 @@ def withdraw(base: Path, number: int) -> Path | None:
         if folder is None:
             return None
         hidden = base / f"{number}{WITHDRAWN}"
-        shutil.rmtree(hidden, ignore_errors=True)
+        _remove_tree(hidden)
         os.rename(folder, hidden)
         sync(base)
     return hidden
@@ -196,22 +216,30 @@ def prune(base: Path, keep: int, protected: set[int]) -> tuple[int, ...]:
 def withdrawn(base: Path) -> dict[int, Path]:
     """Return the withdrawn versions that are kept for inspection, in rising order."""
     named = ((child.name.removesuffix(WITHDRAWN), child) for child in base.glob(f"*{WITHDRAWN}"))
-    return dict(sorted((int(name), child) for name, child in named if name.isascii() and name.isdigit()))
+    return dict(sorted((int(name), child) for name, child in named if _is_number(name)))
 
 
 def _remove(folder: Path) -> None:
     hidden = folder.with_name(f".removing-{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    _remove_tree(hidden)
     os.rename(folder, hidden)
-    shutil.rmtree(hidden)
+    _remove_tree(hidden)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder, or a link or file that somebody put in its place; a link's target stays."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def _remove_leftovers(base: Path, keep: int, oldest_kept: int) -> None:
     hidden = withdrawn(base)
     for number in [number for number in hidden if number < oldest_kept or number not in list(hidden)[-keep:]]:
-        shutil.rmtree(hidden[number])
+        _remove_tree(hidden[number])
     for child in (*base.glob(f"{_CANDIDATE}*"), *base.glob(f"{_CANARY}*"), *base.glob(".removing-*")):
-        shutil.rmtree(child)
+        _remove_tree(child)
 
 
 @contextmanager

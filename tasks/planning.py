@@ -21,7 +21,7 @@ from tasks import model_versions
 from tasks.artifacts import Run
 from tasks.runs import run_folders
 from tasks.runs.resumable_runs import NEWEST, resumption
-from tasks.servers import model_servers, served_versions, server_records
+from tasks.servers import model_servers, served_versions
 from tasks.unfinished_deploys import found
 
 
@@ -172,7 +172,7 @@ def _sliced(config: PipelineConfig) -> str:
 
 
 def _deploy(config: PipelineConfig) -> str:
-    record = server_records.read(config.name)
+    record = model_servers.recorded(config.name)
     if record is not None and record.handle and model_servers.is_alive(record):
         return f"swapped into {record.describe()} at {record.grpc}, or that is replaced if its flags changed"
     return f"a server is started ({config.deployment.target})"

@@ -216,7 +216,7 @@ def _ports(
     deployment: DeploymentConfig, record: ServerRecord | None, model_name: str, address: str
 ) -> dict[str, int]:
     """Return the two ports: those of the running server where they will do, else free ones."""
-    before = record or server_records.read(model_name)
+    before = record or model_servers.recorded(model_name)
     own = {record.grpc_port, record.rest_port} if record else set()
     for name in ("grpc_port", "rest_port"):
         _refuse_taken(name, getattr(deployment, name), own, address)

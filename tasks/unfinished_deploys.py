@@ -13,7 +13,7 @@ from tasks.artifacts import Endpoint, Recovery, Run
 from tasks.deploy_journal import Journal, JournalUnreadable
 from tasks.errors import DeployFailed, SlipwayError
 from tasks.runs import run_folders
-from tasks.servers import model_servers, model_status, rollouts, server_records
+from tasks.servers import model_servers, model_status, rollouts
 from tasks.servers.model_servers import Deadline
 
 
@@ -40,9 +40,9 @@ def left() -> list[Pipeline]:
 
 
 def _is_left(name: str) -> bool:
-    if deploy_journal.file(name).is_file():
+    if deploy_journal.file(name).exists():
         return True
-    record = server_records.read(name)
+    record = model_servers.recorded(name)
     if record is None or not record.handle or record.target == "external":
         return False
     return not model_servers.is_alive(record) or model_servers.is_mute(record)
@@ -55,9 +55,9 @@ def _configurations(folder: Path) -> list[Path]:
 def _as_last_run(folder: Path) -> Pipeline:
     """Return the pipeline; a relative base path was relative to its YAML, so that the noted one is taken."""
     try:
-        noted = deploy_journal.read(folder.name) or server_records.read(folder.name)
+        noted = deploy_journal.read(folder.name) or model_servers.recorded(folder.name)
     except JournalUnreadable:
-        noted = server_records.read(folder.name)
+        noted = model_servers.recorded(folder.name)
     base = {"export.model_base_path": str(noted.model_base_path)} if noted else {}
     return load_pipeline(_configurations(folder)[-1], base)
 
@@ -79,7 +79,7 @@ def _run_id(name: str) -> str | None:
 def found(run: Run) -> Recovery:
     """Return what is unfinished; nothing is done about it."""
     file = deploy_journal.file(run.pipeline)
-    return Recovery(f"a deploy is unfinished ({file})", "left as it is") if file.is_file() else Recovery()
+    return Recovery(f"a deploy is unfinished ({file})", "left as it is") if file.exists() else Recovery()
 
 
 def settle(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Recovery:
@@ -146,7 +146,7 @@ def _settle_unreadable(
 
     It is where its run's deploy is filed as committed. Else it is proven now, or withdrawn.
     """
-    told = f"the deploy journal cannot be read ({error})"
+    told = f"the deploy journal cannot be read ({error.message})"
     present = model_versions.versions(run.model_base_path)
     if not present:
         deploy_journal.discard(run.pipeline)
@@ -157,7 +157,7 @@ def _settle_unreadable(
     if run_id and deploy_journal.conclusion(run.pipeline, run_id) == "committed":
         deploy_journal.discard(run.pipeline)
         return Recovery(told, f"version {number} was smoke-tested by run {run_id}, and stays")
-    server = server_records.read(run.pipeline)
+    server = model_servers.recorded(run.pipeline)
     journal = Journal(run.pipeline, run_id or run.run_id, run.model_base_path, "published",
                       origin.get("previous"), (number,), server)  # fmt: skip
     return replace(_settle(journal, deployment, smoke_test, run), found=told)
@@ -165,7 +165,7 @@ def _settle_unreadable(
 
 def _revived(deployment: DeploymentConfig, run: Run) -> Recovery:
     """Start the server on record that died, or hangs; while this run trains, the last version answers."""
-    record, seconds = server_records.read(run.pipeline), deployment.load_timeout_seconds
+    record, seconds = model_servers.recorded(run.pipeline), deployment.load_timeout_seconds
     version = max(model_versions.versions(run.model_base_path), default=None)
     if record is None or not record.handle or version is None:
         return Recovery()

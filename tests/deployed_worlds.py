@@ -232,7 +232,7 @@ class World:
 
     def highest(self) -> int:
         """Return the highest number that any version has or had."""
-        return int((self.base / ".highest_version").read_text())
+        return int(json.loads((self.base / ".highest_version").read_text())["number"])
 
     def tell(self, fault: str, asked: str, came_to: str, client: Client, seconds: float | None) -> None:
         """Add a line to the table."""
@@ -240,7 +240,7 @@ class World:
 
     def record(self, name: str = f"{NAME}.json") -> ServerRecord:
         """Return the record of the server."""
-        return server_records.parsed((self.home / "servers" / name).read_text())
+        return server_records.parsed(json.loads((self.home / "servers" / name).read_text()))
 
     def close(self) -> None:
         """Stop the server, if there is one, and the one that it was to replace."""

@@ -230,13 +230,21 @@ class TestProcess:
         assert found["PATH"] == os.environ["PATH"]
 
     def test_a_recycled_pid_is_not_mistaken_for_it(self, record: ServerRecord) -> None:
-        """The handle holds the start time too; what is no handle finds nothing."""
+        """The handle holds boot id and start ticks too; what is no handle finds nothing."""
         started = _started(record)
-        pid, _, created = started.handle.partition(":")
-        assert server_process.find(f"{pid}:{float(created) - 60}") is None
-        for handle in ("", pid, "x:1", f"{pid}:x", "999999999:1.0"):
+        pid, boot, ticks = started.handle.split(":")
+        earlier = f"{pid}:{boot}:{int(ticks) - 1}"
+        for handle in (
+            earlier,
+            f"{pid}:another-boot:{ticks}",
+            "",
+            pid,
+            "x:1",
+            f"{pid}:x",
+            f"{'9' * 20}:{boot}:1",
+        ):
             assert server_process.find(handle) is None
-        server_process.stop(f"{pid}:{float(created) - 60}", 5.0)
+        server_process.stop(earlier, 5.0)
         assert server_process.find(started.handle) is not None
 
     def test_it_is_stopped_by_sigterm(self, record: ServerRecord) -> None:
@@ -647,6 +655,7 @@ class TestExternal:
         started = _started(record)
         server_records.mark_stopped(started)
         (server_records.servers_folder() / "small.json").unlink()
+        (server_records.servers_folder() / "small.log").unlink()  # an external server has its own log
         return started
 
     def _deployment(self, theirs: ServerRecord, **changed: Any) -> DeploymentConfig:

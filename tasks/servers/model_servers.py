@@ -60,9 +60,14 @@ class Deadline:
         return time.monotonic() >= self.ends
 
 
+def recorded(model_name: str) -> ServerRecord | None:
+    """Return the record of the model's server; rebuild a lost or damaged one from the process table."""
+    return server_records.read(model_name) or server_process.find_unrecorded(model_name)
+
+
 def running(model_name: str) -> ServerRecord | None:
     """Return the model's server if it runs. One whose engine is hidden but that answers does run."""
-    record = server_records.read(model_name)
+    record = recorded(model_name)
     return record if record is not None and is_alive(record) else None
 
 

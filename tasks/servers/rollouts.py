@@ -92,10 +92,11 @@ def started_anew(record: ServerRecord, version: int, seconds: float, log: Path) 
 def of_model(planned: ServerRecord) -> ServerRecord | None:
     """Return the model's server if it runs, also one whose start was not noted: its run was killed then."""
     running = model_servers.running(planned.model_name)
-    handle = model_servers.find_started(planned, besides=running.handle if running is not None else "")
+    known = running.handle if running is not None and running.identity else ""  # not of a rebuilt record
+    handle = model_servers.find_started(planned, besides=known)
     if handle is None or _is_replaced(planned.model_name, handle):
         return running
-    if running is not None:
+    if running is not None and running.handle != handle:
         server_records.set_aside(running)
     return model_servers.noted(planned, handle)
 
@@ -183,7 +184,7 @@ def endpoint(record: ServerRecord, version: int, started: bool) -> Endpoint:
 
 def settle(model_name: str) -> None:
     """Have the present server alone: the one that it replaced is stopped, if it still runs, and forgotten."""
-    present, replaced = server_records.read(model_name), server_records.read_replaced(model_name)
+    present, replaced = model_servers.recorded(model_name), server_records.read_replaced(model_name)
     if replaced is not None and (present is None or present.handle != replaced.handle):
         _end(replaced, present)
     server_records.settle(model_name)
@@ -205,8 +206,8 @@ def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerReco
     if its start was not noted.
     """
     lone_servers.stop(model_name, "rehearsal")
-    newer = server_records.read(model_name) if planned is None else of_model(planned)
-    present, replaced = server_records.read(model_name), server_records.read_replaced(model_name)
+    newer = model_servers.recorded(model_name) if planned is None else of_model(planned)
+    present, replaced = model_servers.recorded(model_name), server_records.read_replaced(model_name)
     if replaced is not None:
         if newer is not None and newer.handle != replaced.handle:
             _end(newer, replaced)
@@ -224,7 +225,7 @@ def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerReco
 def stop(model_name: str) -> None:
     """Stop the model's server for good, where there is one."""
     lone_servers.stop(model_name, "rehearsal")
-    record = server_records.read(model_name)
+    record = model_servers.recorded(model_name)
     if record is not None:
         model_servers.stop(record)
         server_records.mark_stopped(record)

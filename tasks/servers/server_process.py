@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,7 @@ def log_place(record: ServerRecord, role: LoneRole | None = None) -> str:
 def start(
     record: ServerRecord, flags: Sequence[str], beside: bool = False, role: LoneRole | None = None
 ) -> str:
-    """Start the server, detached from this process; return its handle `pid:start time`.
+    """Start the server, detached from this process; return its handle.
 
     With `beside` our own server listens at the same ports as one that does already, once it can answer.
 
@@ -76,7 +77,55 @@ def start(
 
 
 def _handle(process: psutil.Process) -> str:
-    return f"{process.pid}:{process.create_time()}"
+    return f"{process.pid}:{_start(process.pid)}"
+
+
+def _start(pid: int) -> str:
+    """Return `boot id:start ticks`, which no change of the clock moves. Raises NoSuchProcess."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{after_name[19]}"
+
+
+def find_unrecorded(model_name: str) -> ServerRecord | None:
+    """Return the record of the model's server, rebuilt from the process table; None if none runs.
+
+    The server is the one whose output goes to the model's log. Its identity is unknown, so the next deploy
+    replaces it by one that is as planned.
+    """
+    log = str(log_file(model_name).resolve())
+    for process in psutil.process_iter():
+        try:
+            if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log and _leads(process):
+                return _rebuilt(model_name, process)
+        except (OSError, psutil.Error, ValueError, KeyError, StopIteration):
+            continue  # it has ended, belongs to another user, or takes other flags
+    return None
+
+
+def _rebuilt(model_name: str, process: psutil.Process) -> ServerRecord:
+    command = process.cmdline()
+    first = next(index for index, part in enumerate(command) if part.startswith("--port="))
+    given = dict(part.removeprefix("--").split("=", 1) for part in command[first:])
+    if given["model_name"] != model_name:
+        raise ValueError(given["model_name"])
+    started = datetime.fromtimestamp(process.create_time(), timezone.utc)
+    return ServerRecord(
+        model_name=model_name,
+        target="process",
+        program=OWN_PROGRAM if OWN_PROGRAM in command[:first] else command[first - 1],
+        identity="",
+        model_base_path=given["model_base_path"],
+        flags=tuple(command[first + 4 :]),
+        grpc_port=int(given["port"]),
+        rest_port=int(given["rest_api_port"]),
+        handle=_handle(process),
+        log=str(log_file(model_name)),
+        started_at=started.isoformat(timespec="seconds"),
+        tls=given.get("ssl_config_file", ""),
+    )
 
 
 def find_started(
@@ -128,12 +177,11 @@ def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 
 def find(handle: str) -> psutil.Process | None:
     """Return the process that `handle` names, if it still runs."""
-    pid, _, created = handle.partition(":")
+    pid, _, start = handle.partition(":")
     try:
         process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(created)) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.NoSuchProcess, ValueError):
+        return process if _start(process.pid) == start and process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return None
 
 

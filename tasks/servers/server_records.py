@@ -5,17 +5,20 @@ A server outlives the run that started it, so what is needed to find, reuse and 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from configs.home import servers_folder
-from tasks import durable_files
+from tasks import state_files
 from tasks.artifacts import ContainerLimits
+from tasks.state_files import StateFileDamaged
 
 LOOPBACK = "127.0.0.1"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class ServerRecord:
     grpc_port: int
     rest_port: int
     handle: str = ""
-    """Container id, or `pid:start time`, so that a recycled pid is not mistaken for it, or the address of
-    an external one; "" if stopped."""
+    """Container id, or `pid:boot id:start ticks`, so that a recycled pid is not mistaken for it, or the
+    address of an external one; "" if stopped."""
     log: str = ""
     """File, or for a container the command that shows its log, or "" for an external server."""
     started_at: str = ""
@@ -94,19 +97,28 @@ def read_replaced(model_name: str) -> ServerRecord | None:
 
 def _read(file: Path) -> ServerRecord | None:
     try:
-        return parsed(file.read_text())
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
-        return None  # written by another release, or by hand: as good as none
+        values = state_files.read(file)
+        return parsed(values) if values is not None else None
+    except StateFileDamaged as error:
+        _log.warning("%s: ignoring this server record", error)
+    except (TypeError, KeyError):
+        _log.warning("%s: fields are missing, ignoring this server record", file)
+    return None
 
 
-def parsed(text: str) -> ServerRecord:
-    """Return the record that was written as `text`. Raises ValueError, TypeError or KeyError."""
-    values = json.loads(text)
-    flags, limits = tuple(values["flags"]), values.get("limits")
-    typed = {"flags": flags, "limits": ContainerLimits(**limits) if limits is not None else None}
-    return ServerRecord(**{**values, **typed})
+def parsed(values: Mapping[str, Any]) -> ServerRecord:
+    """Return the record with these fields, ignoring those of a newer release. Raises TypeError, KeyError."""
+    limits = values.get("limits")
+    typed = {
+        "flags": tuple(values["flags"]),
+        "limits": ContainerLimits(**_known(ContainerLimits, limits)) if limits is not None else None,
+    }
+    return ServerRecord(**{**_known(ServerRecord, values), **typed})
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def read_lone(model_name: str, role: LoneRole) -> ServerRecord | None:
@@ -121,7 +133,7 @@ def write_lone(record: ServerRecord, role: LoneRole) -> None:
 
 def forget_lone(model_name: str, role: LoneRole) -> None:
     """Forget it."""
-    _file(model_name, f".{role}").unlink(missing_ok=True)
+    state_files.remove(_file(model_name, f".{role}"))
 
 
 def write(record: ServerRecord) -> None:
@@ -136,12 +148,11 @@ def set_aside(record: ServerRecord) -> None:
 
 def settle(model_name: str) -> None:
     """Forget the replaced server: the present one is proven, or is the one of before again."""
-    _file(model_name, _REPLACED).unlink(missing_ok=True)
+    state_files.remove(_file(model_name, _REPLACED))
 
 
 def _write(file: Path, record: ServerRecord) -> None:
-    text = json.dumps(asdict(record), indent=2) + "\n"
-    durable_files.write(file, text.encode(), synced=False)
+    state_files.write(file, asdict(record))
 
 
 def mark_stopped(record: ServerRecord) -> None:

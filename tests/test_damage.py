@@ -1,0 +1,236 @@
+"""State files that are lost or damaged: the next deploy needs no hand, and one server runs afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny_server
+from prefect.logging import disable_run_logger
+from waiting import eventually
+
+from configs.schema import DeploymentConfig, ServerConfig, SmokeTestConfig
+from tasks import deploy_journal, model_versions, state_files, undoing, unfinished_deploys
+from tasks.artifacts import ModelVersion, Recovery, Run
+from tasks.deploy_journal import Journal
+from tasks.deployment import deploy
+from tasks.errors import EnvironmentFault
+from tasks.preflight import serving_target
+from tasks.servers import model_servers, model_status, server_process, server_records
+
+DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
+
+
+def _cut(file: Path, chosen: random.Random) -> None:
+    file.write_bytes(file.read_bytes()[: chosen.randrange(1, file.stat().st_size - 2)])
+
+
+def _flip(file: Path, chosen: random.Random) -> None:
+    """Flip one bit of a name or a value; white space between them is no content."""
+    content = bytearray(file.read_bytes())
+    places = [place for place, byte in enumerate(content) if chr(byte).isalnum()]
+    content[chosen.choice(places)] ^= 1 << chosen.randrange(8)
+    file.write_bytes(content)
+
+
+def _make_newer(file: Path, _: random.Random) -> None:
+    """Rewrite the file as a release with more fields would."""
+    fields = {**json.loads(file.read_bytes()), "novel": {"by": "a newer release"}, "schema": 2}
+    del fields["sha256"]
+    file.write_text(json.dumps({**fields, "sha256": state_files._checksum(fields)}))
+
+
+def _make_unreadable(file: Path, _: random.Random) -> None:
+    """Have each read fail, for root too: a symbolic link to itself."""
+    file.unlink()
+    file.symlink_to(file)
+
+
+def _make_folder(file: Path, _: random.Random) -> None:
+    file.unlink()
+    (file / "inside").mkdir(parents=True)
+
+
+DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
+    "missing": lambda file, _: file.unlink(),
+    "emptied": lambda file, _: file.write_bytes(b"") and None,
+    "cut": _cut,
+    "one bit flipped": _flip,
+    "newer": _make_newer,
+    "unreadable": _make_unreadable,
+    "a folder": _make_folder,
+}
+
+
+@dataclass
+class Deployed:
+    """A model whose newest version is live and whose deploy is not concluded yet."""
+
+    run: Run
+    program: Path
+
+    def recover(self) -> Recovery:
+        """Recover as `slipway recover` and each run do."""
+        return unfinished_deploys.recover_locked(DEPLOYMENT, SmokeTestConfig(), self.run)
+
+    def deploy(self, run_id: str) -> int:
+        """Publish and deploy one more version, as a run does; return its number."""
+        base, run = self.run.model_base_path, Run("small", run_id, self.run.folder.with_name(run_id),
+                                                  self.run.source, self.run.model_base_path)  # fmt: skip
+        target = serving_target(DEPLOYMENT, ServerConfig(insecure=True, executable=self.program), run)
+        candidate = model_versions.candidate_folder(base, run_id)
+        candidate.mkdir()
+        (candidate / "saved_model.pb").write_bytes(b"graph")
+        previous = max(model_versions.versions(base), default=None)
+        journal = Journal("small", run_id, base, "prepared", previous, (), model_servers.planned(target, run))
+        deploy_journal.write(journal)
+        folder = model_versions.publish(candidate, base, "sequential", origin={"run_id": run_id})
+        number = int(folder.name)
+        deploy_journal.note(run, "published", versions=(number,))
+        version = ModelVersion(number, folder, previous=previous)
+        deploy.fn(version, target, DEPLOYMENT, SmokeTestConfig(), run)
+        deploy_journal.note(run, "smoke-tested")
+        return number
+
+    def conclude(self) -> None:
+        """Conclude the deploy that is under way."""
+        journal = deploy_journal.read("small")
+        assert journal is not None
+        deploy_journal.conclude(journal, "committed")
+
+    def servers(self) -> list[psutil.Process]:
+        """Return the processes that serve."""
+        children = psutil.Process().children()
+        return [each for each in children
+                if each.status() != "zombie" and str(self.program) in each.cmdline()]  # fmt: skip
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
+    """Version 1 is committed; version 2 is live, and its deploy smoke-tested but not concluded."""
+    monkeypatch.setattr(undoing.served_answers, "prove_again", lambda *_, **__: "answers as it should")
+    run = Run("small", "r2", tmp_path / "home" / "runs" / "small" / "r2", tmp_path, tmp_path / "models")
+    run.model_base_path.mkdir()
+    made = Deployed(run, tiny_server.write(tmp_path / "tiny_model_server"))
+    with disable_run_logger():
+        try:
+            made.deploy("r1")
+            made.conclude()
+            made.deploy("r2")
+            yield made
+        finally:
+            for process in made.servers():
+                process.kill()
+                process.wait(10)
+
+
+FILES: dict[str, Callable[[Deployed], Path]] = {
+    "server record": lambda made: server_records._file("small"),
+    "deploy journal": lambda made: deploy_journal.file("small"),
+    "concluded deploy": lambda made: deploy_journal.filed("small", "r1"),
+    ".highest_version": lambda made: made.run.model_base_path / ".highest_version",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_the_next_run_deploys_beside_a_damaged_file(
+    deployed: Deployed, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its version is live on the one server that runs, and a message names what is damaged."""
+    if name != "deploy journal":
+        deployed.conclude()  # or recovery would find the server that the journal describes
+    file = FILES[name](deployed)
+    with caplog.at_level(logging.WARNING):
+        DAMAGES[damage](file, random.Random(f"{name} {damage}"))
+        recovery = deployed.recover()
+        number = deployed.deploy("r3")
+        deployed.conclude()
+    assert number == 3
+    running = model_servers.running("small")
+    assert running is not None
+    assert model_status.live_version(running.rest, "small") == number
+    eventually(lambda: len(deployed.servers()) == 1)
+    assert deploy_journal.read("small") is None
+    if damage not in ("missing", "newer") and name != "concluded deploy":  # which only an audit reads
+        assert str(file) in f"{recovery.found}\n{caplog.text}"
+
+
+def test_each_flipped_bit_is_detected(tmp_path: Path) -> None:
+    """Of values, keys, the schema version and the checksum itself: no damaged record is believed."""
+    file = tmp_path / "record.json"
+    state_files.write(file, {"number": 8, "base": "/models"})
+    whole = file.read_bytes()
+    expected = state_files.read(file)
+    for index in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[index] ^= 1 << bit
+            file.write_bytes(flipped)
+            with suppress(state_files.StateFileDamaged):
+                assert state_files.read(file) == expected  # a bit of the white space between the fields
+
+
+def test_a_server_of_a_lost_record_is_rebuilt(deployed: Deployed) -> None:
+    """With its address, flags and handle, so that `slipway stop` ends it."""
+    before = server_records.read("small")
+    assert before is not None
+    server_records._file("small").write_bytes(b"")
+    rebuilt = model_servers.running("small")
+    assert rebuilt is not None
+    assert (rebuilt.grpc, rebuilt.rest, rebuilt.handle) == (before.grpc, before.rest, before.handle)
+    assert (rebuilt.program, rebuilt.flags) == (before.program, before.flags)
+    model_servers.stop(rebuilt)
+    assert deployed.servers() == []
+
+
+def test_a_clock_step_loses_no_server(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil derives the start time from the boot time, which moves with the clock; the handle does not."""
+    record = server_records.read("small")
+    assert record is not None
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600)
+    assert server_process.find(record.handle) is not None
+
+
+class TestJunk:
+    """Entries of the base path that no run made."""
+
+    @pytest.fixture
+    def base(self, tmp_path: Path) -> Path:
+        """A base path with versions 1 to 3."""
+        for number in (1, 2, 3):
+            (tmp_path / "models" / f"{number:04d}").mkdir(parents=True)
+        return tmp_path / "models"
+
+    @pytest.mark.parametrize("name", ["99999999999999999999", str(2**63), "9" * 200])
+    def test_a_number_beyond_int64_is_no_version(self, base: Path, name: str) -> None:
+        """Servers ignore it, so the numbers of versions do not follow it."""
+        (base / name).mkdir()
+        assert model_versions.highest_ever(base) == 3
+
+    def test_no_number_is_left_after_the_highest(self, base: Path) -> None:
+        """The error names the folder and the way out."""
+        (base / str(2**63 - 1)).mkdir()
+        candidate = model_versions.candidate_folder(base, "r1")
+        candidate.mkdir()
+        with pytest.raises(EnvironmentFault, match="9223372036854775807 is the highest number"):
+            model_versions.publish(candidate, base, "timestamp")
+
+    def test_links_and_files_are_pruned(self, base: Path, tmp_path: Path) -> None:
+        """A linked version leaves without its target, and files under our names do not stop the pruning."""
+        shutil.move(base / "0001", tmp_path / "elsewhere")
+        (base / "0001").symlink_to(tmp_path / "elsewhere")
+        for name in (".candidate-x", ".canary-x", ".removing-x"):
+            (base / name).write_text("a file")
+        assert model_versions.prune(base, 2, set()) == (1,)
+        assert (tmp_path / "elsewhere").is_dir()
+        assert sorted(child.name for child in base.iterdir() if child.name != ".lock") == ["0002", "0003"]
