@@ -203,7 +203,7 @@ class TestABadCandidate:
         world.tell("a candidate: wrong for golden requests", "the same run", refused["message"], client, None)
         rows = {check["name"]: check for check in refused["checks"]}
         assert rows["canary Predict serving_default"]["passed"]
-        assert "first: request 52, output 'y': " in rows["canary golden requests"]["observed"]
+        assert "request 52, output 'y', " in rows["canary golden requests"]["observed"]
         warmup = world.base / f"{deployed['version']:04d}" / "assets.extra" / "tf_serving_warmup_requests"
         assert warmup.read_bytes() == golden.read_bytes()
         assert "Number of warmup records read: 70" in (world.home / "servers" / f"{NAME}.log").read_text()
