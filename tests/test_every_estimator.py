@@ -112,7 +112,7 @@ def _pipeline(folder: Path, estimator: str, head: str | None, optimizer: Any) ->
         "data": {"files": ["*.tfrecord"], "features": FEATURES, "label": label, "split": {"sample": 0.2}},
         "model": model,
         "training": {"max_steps": 3, "batch_size": 16},
-        "validation": {"tolerance": {"rtol": 1e-4}},
+        "answers": {"tolerance": {"rtol": 1e-4}},
     }
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
@@ -131,10 +131,14 @@ def _values(number: int, kind: str) -> dict[str, Any]:
 
 def _selected(request: pytest.FixtureRequest) -> list[tuple[str, str | None, Any]]:
     """Return the models whose tests run in this session."""
-    calls = [
-        getattr(item, "callspec", None) for item in request.session.items if item.path == request.node.path
+    here = [item for item in request.session.items if item.path == request.node.path]
+    params = [
+        item.callspec.params
+        for item in here
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
     ]
-    return [tuple(call.params[each] for each in ("estimator", "head", "optimizer")) for call in calls if call]
+    selected = [(each["estimator"], each["head"], each["optimizer"]) for each in params]
+    return [model for model in MODELS if model in selected]
 
 
 @pytest.fixture(scope="module")
