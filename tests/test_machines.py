@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 from free_ports import free_port
 from mixed_conditions import PIPELINES, model
+from slipway_command import DIGITS, Slipway
+from slipway_command import QUICK as QUICK_TRAINING
 from waiting import eventually
 
 from tasks.servers import model_status
@@ -136,3 +139,41 @@ def test_no_mix_of_six_machines_is_a_false_alarm_even_under_load(tmp_path: Path)
     found = mixed(tmp_path, list(CONDITIONS), PIPELINES, load=8)
     _show(found)
     assert not found.alarms
+
+
+ODD: dict[str, str] = {
+    **dict.fromkeys(
+        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"
+    ),
+    "LC_ALL": "C", "LANG": "C", "TZ": "Asia/Kathmandu", "HOME": "/proc/nowhere", "DOCKER_HOST": "tcp://127.0.0.1:1",
+    **CONDITIONS["AVX2"],
+}  # fmt: skip
+"""A proxy that is down, no UTF-8 locale, another time zone, a home that is not writable, no Docker engine."""
+
+
+@pytest.mark.timeout(600)
+def test_a_run_deploys_on_an_odd_machine(tmp_path: Path) -> None:
+    """And on one core, under umask 077, in folders with spaces and umlauts, with its own Prefect server."""
+    folder = tmp_path / "Häuser und Gärten"
+    folder.mkdir()
+    pipeline = folder / "digits für alle"
+    shutil.copytree(DIGITS, pipeline)
+    slipway = Slipway(folder / "Zustand & mehr", None)
+    slipway.environment |= ODD
+    cores, umask = os.sched_getaffinity(0), os.umask(0o077)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        ports = ("deployment.grpc_port=0", "deployment.rest_port=0")
+        done = slipway.run(pipeline, *QUICK_TRAINING, *ports, "deployment.canary=true")
+        assert done.exit_code == 0, done.output
+        assert done.checks["canary Predict predict"]["limit"] == "same bits"
+        asked = slipway("ask", pipeline)
+        assert asked.exit_code == 0 and "example 0" in asked.output, asked.output
+        status = slipway("status", pipeline)
+        assert status.exit_code == 0 and "digits für alle" in status.output
+        open_to_others = [path for path in slipway.home.rglob("*") if path.stat().st_mode & 0o077]
+        assert not [path for path in open_to_others if "models" not in path.parts], "umask 077 is respected"
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.umask(umask)
+        slipway.stop_servers()
