@@ -135,7 +135,10 @@ def scheduled() -> Schedule:
         with httpx.Client(
             base_url=api, timeout=_SECONDS_FOR_PREFECT, trust_env=False, auth=_auth()
         ) as client:
-            return Schedule(True, dict(_next_runs(client)))
+            soonest: dict[str, datetime] = {}
+            for name, due in _next_runs(client):
+                soonest.setdefault(name, due)
+            return Schedule(True, soonest)
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return Schedule(False, {})
 
@@ -148,7 +151,7 @@ def _auth() -> tuple[str, str] | None:
 def _next_runs(client: httpx.Client) -> Iterator[tuple[str, datetime]]:
     names = {each["id"]: name for each in _post(client, "deployments", {}) if (name := _pipeline(each))}
     wanted = {
-        "sort": "EXPECTED_START_TIME_DESC",  # the soonest last: it is the one that a dict keeps
+        "sort": "EXPECTED_START_TIME_ASC",  # Prefect schedules many nights ahead, and lists a page of them
         "limit": _MOST_SCHEDULED,
         "flow_runs": {
             "state": {"type": {"any_": ["SCHEDULED"]}},

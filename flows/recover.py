@@ -43,18 +43,24 @@ def recover(pipeline: str | None) -> int:
     loaded = load_pipeline(pipeline) if pipeline else None
     killed = interrupted_runs.found(loaded.config.name if loaded else None)
     codes = [_recovered(each) for each in killed]
-    others = [loaded] if loaded else unfinished_deploys.left()
-    names = {each.pipeline for each in killed}
-    settled = [_settled(each) for each in others if each.config.name not in names]
+    others = {loaded.config.name: loaded} if loaded else unfinished_deploys.left()
+    for each in killed:
+        others.pop(each.pipeline, None)
+    settled = [_settled(name, each) for name, each in others.items()]
     codes += [code for code in settled if code is not None]
     if not codes:
         console.print("no run was killed: nothing to recover")
     return max(codes, default=0)
 
 
-def _settled(pipeline: Pipeline) -> int | None:
-    """Finish or undo what no killed run left; return the exit code, None where there is nothing to do."""
-    name = pipeline.config.name
+def _settled(name: str, pipeline: Pipeline | SlipwayError) -> int | None:
+    """Finish or undo what no killed run left; return the exit code, None if there is nothing to do.
+
+    A pipeline whose configuration cannot be read is reported, and does not keep the others from it.
+    """
+    if isinstance(pipeline, SlipwayError):
+        console.print(f"{name}: not recovered: {pipeline.message}", markup=False, soft_wrap=True)
+        return pipeline.exit_code
     try:
         recovery = unfinished_deploys.recover(pipeline)
     except AlreadyRunning:

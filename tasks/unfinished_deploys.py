@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+from configs.errors import ConfigError
 from configs.home import home
 from configs.loading import Pipeline, load_pipeline
 from configs.schema import DeploymentConfig, SmokeTestConfig
@@ -29,18 +31,24 @@ def recover(pipeline: Pipeline) -> Recovery:
         return recover_locked(pipeline.config.deployment, pipeline.config.smoke_test, run)
 
 
-def left() -> list[Pipeline]:
-    """Return the pipelines with an unfinished deploy, or whose server on record is gone or mute, as last run.
+def left() -> dict[str, Pipeline | ConfigError]:
+    """Return the pipelines with an unfinished deploy, or whose server on record is gone or mute, by name.
 
-    A killed rollback leaves one, and an undoing that failed. Raises ConfigError where another release wrote
-    a run's configuration.
+    A killed rollback leaves one, and an undoing that failed. Each is as it was last run, or the error that
+    its last run's configuration cannot be read, as after a damage or by another release.
     """
-    folders = sorted(folder for folder in (home() / "runs").glob("*") if folder.is_dir())
-    return [_as_last_run(folder) for folder in folders if _is_left(folder.name) and _configurations(folder)]
+    found: dict[str, Pipeline | ConfigError] = {}
+    for folder in sorted(folder for folder in (home() / "runs").glob("*") if folder.is_dir()):
+        if _is_left(folder.name) and _configurations(folder):
+            try:
+                found[folder.name] = _as_last_run(folder)
+            except ConfigError as error:
+                found[folder.name] = error
+    return found
 
 
 def _is_left(name: str) -> bool:
-    if deploy_journal.file(name).exists():
+    if os.path.lexists(deploy_journal.file(name)):  # a link that leads nowhere is a damaged journal
         return True
     record = model_servers.recorded(name)
     if record is None or not record.handle or record.target == "external":

@@ -54,6 +54,27 @@ def test_the_reason_is_one_line_in_words(explanation: str, reason: str) -> None:
     assert "make base-image" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("image", "pulled"),
+    [
+        ("registry.example:5000/models/server:2.15", ("registry.example:5000/models/server", "2.15")),
+        ("registry.example:5000/models/server", ("registry.example:5000/models/server", "latest")),
+        ("tensorflow/serving:2.15.1", ("tensorflow/serving", "2.15.1")),
+        ("tensorflow/serving@sha256:0123", ("tensorflow/serving", "sha256:0123")),
+    ],
+)
+def test_an_image_is_pulled_by_its_repository_and_tag(image: str, pulled: tuple[str, str]) -> None:
+    """A registry's port is no tag, and a digest is one."""
+    asked: list[tuple[str, ...]] = []
+
+    class Engine(_Engine):
+        def pull(self, *name: str) -> None:
+            asked.append(name)
+
+    server_image._find_or_pull(cast(Any, Engine("")), image, "")
+    assert asked == [pulled]
+
+
 def test_by_default_a_process_serves_and_its_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the stage table shows of preflight is one line."""
     monkeypatch.setattr(server_image, "engine", lambda: _Engine(RESOLVER))

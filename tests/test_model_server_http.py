@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import io
 import json
+import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -270,3 +273,24 @@ def test_a_client_on_this_machine_asks_no_proxy(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with ServingClient(f"127.0.0.1:{half_plus_two_process.port}", NAME, 20) as client:
         assert "serving_default" in client.signatures()
+
+
+def test_idle_connections_of_one_client_shut_nobody_out(
+    models: Models, start_server: StartServer, tmp_path: Path
+) -> None:
+    """1,100 of them on the gRPC port, more than the descriptors that a shell allows; others are answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    models.publish(tmp_path, 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        server = start_server(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with contextlib.ExitStack() as idle:
+            for _ in range(1100):
+                idle.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            assert server.post(PREDICT, SMALL)[0] == 200
+            assert server.get("/numerics")[0] == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

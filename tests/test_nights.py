@@ -224,15 +224,33 @@ class TestFound:
         """As after a reboot, with no run killed; one that was stopped on purpose, or is another's, is not."""
         pipeline = written(tmp_path / "small", {})
         with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):
-            assert unfinished_deploys.left() == []
+            assert unfinished_deploys.left() == {}
         gone = ServerRecord("small", "process", "program", "i", "/served", (), 1, 2, "999999999:1.0")
         server_records.write(gone)
-        (found,) = unfinished_deploys.left()
+        (found,) = unfinished_deploys.left().values()
         assert (found.config.name, found.model_base_path) == ("small", Path("/served"))
         server_records.write(replace(gone, target="external", host="nobody.invalid"))
-        assert unfinished_deploys.left() == []
+        assert unfinished_deploys.left() == {}
         server_records.mark_stopped(gone)
-        assert unfinished_deploys.left() == []
+        assert unfinished_deploys.left() == {}
+
+    def test_an_unreadable_configuration_keeps_no_other_pipeline_from_it(
+        self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is reported with its own exit code; the others are recovered."""
+        for name in ("broken", "small"):
+            pipeline = written(tmp_path / name, {"name": name})
+            with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):
+                pass
+            base = tmp_path / f"{name}-models"
+            base.mkdir()
+            deploy_journal.write(Journal(name, "r1", base, "prepared", None, ()))
+        (home / "runs" / "broken" / "r1" / "config.yaml").write_text("name: [")
+        assert recover.recover(None) == 2
+        told = capsys.readouterr().out
+        assert "broken: not recovered: " in told and "config.yaml" in told
+        assert "small: run r1 was killed, its deploy prepared" in told
+        assert not deploy_journal.file("small").exists()
 
     def test_one_that_is_under_way_is_left_alone(
         self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]

@@ -29,21 +29,35 @@ def _left(home: Path, name: str, outcome: str) -> None:
 
 @pytest.fixture
 def prefect() -> Iterator[str]:
-    """What Prefect's API says of two deployments, one of them of the digits."""
+    """What Prefect's API says of three nightly deployments, one of them of the digits, 100 nights ahead."""
+    nights = [
+        {"deployment_id": deployment, "expected_start_time": (DUE + timedelta(days=night)).isoformat()}
+        for night in range(100)
+        for deployment in ("d3", "d4")
+    ]
+    due = DUE.isoformat().replace("+00:00", "Z")
     answers: dict[str, list[dict[str, Any]]] = {
         "/api/deployments/filter": [
             {"id": "d1", "parameters": {"pipeline": "configs/digits"}, "pull_steps": [PULL]},
             {"id": "d2", "parameters": {}, "pull_steps": None},
+            {"id": "d3", "parameters": {"pipeline": "configs/two_heads"}, "pull_steps": [PULL]},
+            {"id": "d4", "parameters": {"pipeline": "configs/diabetes"}, "pull_steps": [PULL]},
         ],
         "/api/flow_runs/filter": [
+            *nights,
             {"deployment_id": "d1", "expected_start_time": (DUE + timedelta(days=1)).isoformat()},
-            {"deployment_id": "d1", "expected_start_time": DUE.isoformat().replace("+00:00", "Z")},
+            {"deployment_id": "d1", "expected_start_time": due},
         ],
     }  # fmt: skip
 
     class Api(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.dumps(answers[self.path]).encode()
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found = answers[self.path]
+            if "sort" in asked:  # a page of them, as Prefect answers
+                newest_first = asked["sort"].endswith("_DESC")
+                found = sorted(found, key=lambda run: run["expected_start_time"], reverse=newest_first)
+            body = json.dumps(found[: asked.get("limit", 200)]).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import sys
 from typing import NoReturn, TextIO
 
@@ -50,6 +51,9 @@ def _start(command_line: flags.CommandLine) -> None:
     if command_line.unsupported:
         raise flags.unsupported_error(command_line)
     flags.check(command_line.options)
+    # An idle connection takes a descriptor: with the usual 1,024, one client's could shut all others out.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     worker_of = os.environ.pop(WORKER, "")
     if not worker_of and not chosen.share_ports:

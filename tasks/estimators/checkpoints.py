@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 from tensorflow.python.trackable.base import OBJECT_GRAPH_PROTO_KEY
 
+from tasks import model_versions
 from tasks.errors import ModelError
 
 _SET_ASIDE = "damaged"
@@ -117,7 +118,7 @@ def prefix_at(path: Path, place: str) -> Path:
     """
     if Path(f"{path}.index").is_file():
         return path
-    if (path / "saved_model.pb").is_file() and (path / "variables" / "variables.index").is_file():
+    if model_versions.is_saved_model(path) and (path / "variables" / "variables.index").is_file():
         return path / "variables" / "variables"
     newest = tf.train.latest_checkpoint(str(path)) if path.is_dir() else None
     if newest is None:

@@ -78,7 +78,7 @@ def _is_there(artifact: Any, run: Run) -> bool:
     if isinstance(artifact, Checkpoint):
         return Path(f"{artifact.prefix}.index").is_file()
     if isinstance(artifact, Candidate):
-        exported = (artifact.path / "saved_model.pb").is_file()
+        exported = model_versions.is_saved_model(artifact.path)
         published = model_versions.published_by(run.model_base_path, run.run_id)
         return artifact.offline.is_dir() and (exported or published is not None)
     return True

@@ -11,6 +11,7 @@ from pathlib import Path
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
+from docker.utils import parse_repository_tag
 
 from tasks.errors import EnvironmentFault, ImageUnavailable
 
@@ -102,7 +103,7 @@ def _find_or_pull(client: docker.DockerClient, image: str, hint: str) -> None:
     if _is_here(client, image):
         return
     try:
-        repository, _, tag = image.partition(":")
+        repository, tag = parse_repository_tag(image)
         client.images.pull(repository, tag or "latest")
     except (APIError, DockerException) as error:
         reason = _cause(str(getattr(error, "explanation", None) or error))
