@@ -110,7 +110,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "test_a_changed_receiver_is_rejected[one feature scaled]",
         "test_there_are_twenty_mutations",
     )),
-    "test_machines": Keep(("test_two_machines",)),
+    "test_machines": Keep(("test_two_machines", "test_a_run_deploys_on_an_odd_machine")),
     # Nights, through a Prefect server with workers.
     "test_nights": Move(("test_missed_nights_are_one_run",)),
     "test_trigger": Move((

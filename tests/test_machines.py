@@ -139,6 +139,25 @@ def test_no_mix_of_six_machines_is_a_false_alarm_even_under_load(tmp_path: Path)
     found = mixed(tmp_path, list(CONDITIONS), PIPELINES, load=8)
     _show(found)
     assert not found.alarms
+    again = ",".join(["digits"] * 100)
+    repeated = ran("AVX2", "validate", str(tmp_path), again, "AVX2", "AVX2", "as it is")
+    assert len(repeated) == 200 and not Mixed(repeated).alarms, "100 repetitions"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(len(CONDITIONS)), ids=list(CONDITIONS))
+def test_each_machine_deploys_swaps_and_rolls_back(first: int, slipway: Slipway) -> None:
+    """The server runs under the first conditions; the version swapped in is made under the next."""
+    names = list(CONDITIONS)
+    one, other, third = (CONDITIONS[names[(first + step) % len(names)]] for step in range(3))
+    settings = (*QUICK_TRAINING, "deployment.grpc_port=0", "deployment.rest_port=0", "deployment.canary=true")
+    deployed = slipway.run(DIGITS, *settings, **one)
+    assert deployed.exit_code == 0, deployed.output
+    swapped = slipway.run(DIGITS, *settings, "training.seed=2", **other)
+    assert swapped.exit_code == 0, swapped.output
+    back = slipway("rollback", DIGITS, **third)
+    assert back.exit_code == 0, back.output
+    assert f"version {deployed.verdict['version']} answers" in back.output
 
 
 ODD: dict[str, str] = {
@@ -148,7 +167,7 @@ ODD: dict[str, str] = {
     "LC_ALL": "C", "LANG": "C", "TZ": "Asia/Kathmandu", "HOME": "/proc/nowhere", "DOCKER_HOST": "tcp://127.0.0.1:1",
     **CONDITIONS["AVX2"],
 }  # fmt: skip
-"""A proxy that is down, no UTF-8 locale, another time zone, a home that is not writable, no Docker engine."""
+"""A proxy that is down, no UTF-8, another time zone, no writable home, no Docker engine, no AVX-512."""
 
 
 @pytest.mark.timeout(600)
