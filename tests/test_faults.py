@@ -254,7 +254,7 @@ class TestABadVersion:
             eventually(lambda: client.models)
         world.tell("a version that turns bad", "the same run, watching", failed["message"], client, None)
         (watch,) = [check for check in failed["checks"] if check["name"] == "watch"]
-        assert failed["error"] == "AnswersDiffer" and not watch["passed"]
+        assert failed["error"] == "SmokeTestFailed" and not watch["passed"]
         assert ", found 100" in watch["observed"]
         assert all(check["passed"] for check in failed["checks"] if check is not watch)
         assert world.numbers() == before
@@ -387,7 +387,7 @@ class TestTheServerIsKilled:
         world.tell(
             "kill -9 of the server before the smoke test", "the same run", failed["message"], client, None
         )
-        assert failed["error"] == "AnswersDiffer"
+        assert failed["error"] == "SmokeTestFailed"
         assert world.numbers() == before
         assert client.models == [GOOD]
 
