@@ -131,7 +131,9 @@ def exported(folder: Path, **config: Any) -> tuple[Candidate, Validation]:
 
 def test_every_kind_of_feature_parses_alike_at_training_and_serving(tmp_path: Path) -> None:
     """Sparse and ragged too; the served graph sees what the examples hold, in batches of any size."""
-    candidate, proof = exported(tmp_path, model={"preprocess": "model.py:preprocess"})
+    candidate, proof = exported(
+        tmp_path, model={"preprocess": "model.py:preprocess"}, export={"row_independent": True}
+    )
     said = offline_answers.read(candidate.offline, "predicted", "serving_default")[candidate.samples]
     some = said["rows"]
     first = said["size"] - 1

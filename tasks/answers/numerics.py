@@ -11,16 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 _PREFIXES = (
-    "TF_ENABLE_ONEDNN",
-    "ONEDNN_",
-    "DNNL_",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
-    "TF_NUM_",
-    "OMP_",
-    "KMP_",
-    "MKL_",
-)
+    "TF_ENABLE_ONEDNN", "ONEDNN_", "DNNL_", "TF_XLA_FLAGS", "XLA_FLAGS", "TF_NUM_", "OMP_NUM_THREADS",
+)  # fmt: skip
 """Environment variables that choose kernels or threads."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

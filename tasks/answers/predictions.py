@@ -71,7 +71,9 @@ def predict_signatures(
         for size in sizes:
             of_size = [next(parts) for _ in range(0, examples, size)]
             by_size[size] = {
-                alias: np.concatenate([part[alias] for part in of_size]) if batched else of_size[0][alias]
+                alias: np.concatenate([part[alias] for part in of_size])
+                if batched
+                else np.asarray(of_size[0][alias])  # a scalar comes as NumPy's or, a string, as bytes
                 for alias, batched in wrapped.batched.items()
             }
         found |= dict.fromkeys(wrapped.names, by_size)

@@ -71,7 +71,10 @@ def require_contained(folder: Path, allowed: Collection[str] = ()) -> None:
 
     `allowed` holds the names of ops that may be there all the same.
     """
-    saved_model = loader_impl.parse_saved_model(str(folder))
+    try:
+        saved_model = loader_impl.parse_saved_model(str(folder))
+    except OSError:
+        return  # what cannot be parsed does not load, which is reported as that
     found = [
         violation
         for meta_graph in saved_model.meta_graphs
@@ -109,10 +112,19 @@ def _refused(node: Any, where: str) -> Iterator[_Violation]:
         yield _Violation(node.op, where, f"it prints to {stream}")
 
 
+def _asset_files(meta_graph: meta_graph_pb2.MetaGraphDef) -> list[Any]:
+    """Return the AssetFileDefs as loaders find them: TensorFlow 1 wrote them into a collection."""
+    if meta_graph.asset_file_def:
+        return list(meta_graph.asset_file_def)
+    collections = meta_graph.collection_def
+    packed = collections["saved_model_assets"].any_list.value if "saved_model_assets" in collections else ()
+    return [meta_graph_pb2.AssetFileDef.FromString(each.value) for each in packed]
+
+
 def _assets(meta_graph: meta_graph_pb2.MetaGraphDef, folder: Path) -> Iterator[_Violation]:
     """Yield assets that are not files below `assets`: servers read what their names lead to."""
     inside = (folder / "assets").resolve()
-    for asset in meta_graph.asset_file_def:
+    for asset in _asset_files(meta_graph):
         if not (inside / asset.filename).resolve().is_relative_to(inside):
             where = f"asset {asset.filename!r}"
             yield _Violation("asset_file_def", where, "it leads out of the version's folder")
@@ -145,7 +157,7 @@ class _Walk:
         self._gradients = {each.function_name: each.gradient_func for each in graph.library.gradient}
         self._graph = _Scope("", {node.name: node for node in graph.node})
         self._known: dict[str, Origin] = {}
-        for asset in meta_graph.asset_file_def:
+        for asset in _asset_files(meta_graph):
             self._known[asset.tensor_info.name] = "asset"
         saver = meta_graph.saver_def
         if saver.filename_tensor_name:

@@ -17,7 +17,6 @@ from tasks.artifacts import Run, ServingTarget
 from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers import (
     external_server,
-    grpc_channels,
     model_status,
     relay,
     server_container,
@@ -98,7 +97,9 @@ def is_mute(record: ServerRecord) -> bool:
     return all(_grpc_response(record, _MUTE_SECONDS) == "silent" for _ in range(_MUTE_TRIES))
 
 
-def _grpc_response(record: ServerRecord, timeout_seconds: float) -> grpc_channels.Response:
+def _grpc_response(record: ServerRecord, timeout_seconds: float) -> str:
+    from tasks.servers import grpc_channels  # gRPC takes long to import, and `slipway plan` asks nobody
+
     return grpc_channels.response(record.grpc, record.model_name, timeout_seconds, bool(record.tls))
 
 
