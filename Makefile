@@ -3,6 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# Or every process of a run and of a test would compile what .ci/install.py left to the first import.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || echo python3)
 BIN := .venv/bin
 # Remakes .venv for a PYTHON that was given; without one, any supported Python that .venv has is fine.

@@ -161,3 +161,15 @@ def test_stop_drains_and_removes_the_container(
     assert stopped.exit_code == 0, stopped.output
     mine = {"label": f"slipway.home={container['Config']['Labels']['slipway.home']}"}
     assert engine.containers.list(all=True, filters=mine) == []
+
+
+def test_a_run_after_stop_starts_a_new_container(
+    deployed: Finished, module_slipway: Slipway, engine: docker.DockerClient
+) -> None:
+    """At the address before: the record of the stopped server keeps its ports, and names no container."""
+    if module_slipway.record("digits")["handle"]:
+        assert module_slipway("stop", DIGITS).exit_code == 0
+    again = module_slipway.run(DIGITS, *QUICK, "deployment.target=docker")
+    assert again.exit_code == 0, again.output
+    assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
+    assert "(started)" in {stage["name"]: stage["proved"] for stage in again.verdict["stages"]}["deploy"]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError
+from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 from docker.types import Mount
 
 from configs.home import home
 from tasks.artifacts import ContainerLimits
-from tasks.errors import DeployFailed
+from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers import model_status, relay
 from tasks.servers.server_image import engine, find
 from tasks.servers.server_records import LoneRole, ServerRecord
@@ -206,9 +206,12 @@ def is_running(record: ServerRecord) -> bool:
 
 
 def log(container_id: str) -> str:
-    """Return all that the server printed."""
-    container = find(engine(), container_id)
-    return container.logs().decode(errors="replace") if container else ""
+    """Return all that the server printed. Raises EnvironmentFault if the engine does not give it."""
+    try:
+        container = find(engine(), container_id)
+        return container.logs().decode(errors="replace") if container else ""
+    except DockerException as error:
+        raise EnvironmentFault(f"the Docker engine does not give the container's log: {error}") from error
 
 
 def hand_over(record: ServerRecord, seconds: float) -> None:

@@ -44,9 +44,9 @@ def engine() -> docker.DockerClient:
 
 
 def find(client: docker.DockerClient, container: str) -> Container | None:
-    """Return the container of this id or name, running or not."""
+    """Return the container of this id or name, running or not; none if the name is empty, as after a stop."""
     try:
-        return client.containers.get(container)
+        return client.containers.get(container) if container else None
     except NotFound:
         return None
 
