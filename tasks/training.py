@@ -36,7 +36,7 @@ def train(recipe: Recipe, checkpoint: str | int, examples: Examples, run: Run) -
 
 
 def _may_be_evaluated_in(training: TrainingConfig) -> bool:
-    """Return whether the process that trained can evaluate too: it chose no devices and no deterministic ops."""
+    """Return whether the process that trains can evaluate too: it sets up no devices and no determinism."""
     accelerator = AcceleratorConfig.of(training.accelerator)
     chose = gpu_slots.may_use_gpu(accelerator) or accelerator.cpus > 1
     return not (chose or training.deterministic or training.strategy != "none" or training.cluster)

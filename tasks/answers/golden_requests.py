@@ -112,7 +112,9 @@ def asking(
                 return Reply(comparison.failed(f"request {index}: {getattr(error, 'message', error)}"))
             signature = request(logs[index]).model_spec.signature_name or "serving_default"
             held_to = HeldTo.of(known, signature, server.conditions, alone=server.alone)
-            return Reply(_compared(held_to, index, served.outputs, expected), served.version, held_to)
+            place = f"request {index}, "
+            found = held_to.compare_served(expected, served.outputs, alike=True, place=place)
+            return Reply(found, served.version, held_to)
 
         yield ask
 
@@ -144,17 +146,3 @@ def _serialized(given: Any) -> list[bytes]:
         return [each.SerializeToString() for each in given.example_list.examples]
     context = given.example_list_with_context.context.SerializeToString()
     return [context + each.SerializeToString() for each in given.example_list_with_context.examples]
-
-
-def _compared(
-    held_to: HeldTo, index: int, served: Mapping[str, Any], expected: Mapping[str, Any]
-) -> Comparison:
-    answers = {alias: array for alias, array in served.items() if alias in expected}
-    for alias, array in answers.items():
-        if array.size == expected[alias].size:
-            answers[alias] = array.reshape(
-                expected[alias].shape
-            )  # Regress: [n] for [n, 1] (tf_serving.md, 1.5)
-    place = f"request {index}, "
-    wrong = comparison.not_finite(answers, place)
-    return wrong if wrong.problem else held_to.compare(expected, answers, alike=True, place=place)

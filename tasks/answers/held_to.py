@@ -39,10 +39,30 @@ class HeldTo:
     def compare(
         self, expected: Arrays, observed: Arrays, *, alike: bool, place: str = "", first: int = 0
     ) -> Comparison:
-        """Compare one request's answers; `alike` says that the expected ones are of the same batch."""
+        """Compare one request's answers; `alike` says that the expected ones are of the same batch.
+
+        Not finite ones are a problem whatever was expected. `first` is the number of the first example.
+        """
+        wrong = comparison.not_finite(observed, place, first)
+        if wrong.problem:
+            return wrong
         return comparison.compare(
             expected, observed, self.limits, bits=self.bits and alike, place=place, first=first
         )
+
+    def compare_served(
+        self, expected: Arrays, served: Arrays, *, alike: bool, place: str = "", first: int = 0
+    ) -> Comparison:
+        """Compare what a server answered, in the form that its API gives the outputs.
+
+        Classify of a head without classes (or scores) answers empty ones, which are not compared; Regress
+        answers [n] for an output of [n, 1] (tf_serving.md, 1.5).
+        """
+        observed = {alias: array for alias, array in served.items() if alias in expected}
+        for alias, array in observed.items():
+            if expected[alias].shape == (*array.shape, 1):
+                observed[alias] = array.reshape(expected[alias].shape)
+        return self.compare(expected, observed, alike=alike, place=place, first=first)
 
     @property
     def limit(self) -> str:

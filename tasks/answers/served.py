@@ -121,16 +121,8 @@ class Compared:
     @staticmethod
     def _one(rule: HeldTo, expected: Expected, answer: Answer, first: int, last: int) -> Comparison:
         rows, alike = expected.rows(first, last)
-        # Of a head without classes (or scores) Classify answers empty ones: there is nothing to compare.
-        served = {alias: array for alias, array in answer.outputs.items() if alias in rows}
-        for alias, array in served.items():
-            if array.size == rows[alias].size and rows[alias].shape == (*array.shape, 1):
-                served[alias] = array.reshape(
-                    rows[alias].shape
-                )  # Regress: [n] for [n, 1] (tf_serving.md, 1.5)
         place = f"batch of {last - first}, "
-        wrong = comparison.not_finite(served, place, first)
-        return wrong if wrong.problem else rule.compare(rows, served, alike=alike, place=place, first=first)
+        return rule.compare_served(rows, answer.outputs, alike=alike, place=place, first=first)
 
 
 def compared(
