@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from configs import home as homes
 from configs.home import home
 from configs.ui_address import ui_api
 
@@ -26,7 +27,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def prepare() -> None:
-    """Set the defaults, and keep what is on this machine from being asked of a proxy."""
+    """Set the defaults, close the home to other users, and ask no proxy for what is on this machine."""
+    homes.close_to_others()
+    homes.make()
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("no_proxy", "NO_PROXY"):  # gRPC reads the first alone

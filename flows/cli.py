@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from configs.errors import ConfigError, SlipwayError
+from configs.home import close_to_others
 from configs.loading import load_pipeline, parse_override
 from configs.model_checks import require_buildable
 from configs.overrides import given
@@ -39,6 +40,8 @@ _BUILD = Group("Make a pipeline", sort_key=1)
 _RUN = Group("Run it", sort_key=2)
 _SERVE = Group("Serve and inspect", sort_key=3)
 _NIGHTLY = Group("Every night, with Prefect", sort_key=4)
+_WRITE_FOR_THE_USER = ("init", "deploy-nightly", "record")
+"""Commands whose files are the user's own, beside the pipeline: the umask decides who reads them."""
 errors = Console(stderr=True, highlight=False)
 
 Overrides = Annotated[
@@ -371,8 +374,11 @@ def _to_resume(run_id: str | None, resume: bool) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; errors are printed as what, where and what to do."""
     _spare_the_collector()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] and given[0] not in _WRITE_FOR_THE_USER:
+        close_to_others()
     try:
-        result = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
+        result = app(given, exit_on_error=False, print_error=True, result_action="return_value")
         return int(result or 0)
     except CycloptsError:
         return ConfigError.exit_code

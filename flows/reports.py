@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.home import give_user_mode
 from tasks.artifacts import Verdict
 from tasks.runs import junit, run_folders
 
@@ -20,5 +21,7 @@ class Reports:
         """Write the verdict to each file that was asked for, each at one instant."""
         if self.json_file is not None:
             run_folders.write_verdict(verdict, self.json_file)
+            give_user_mode(self.json_file)
         if self.junit_file is not None:
             junit.write(verdict, self.junit_file)
+            give_user_mode(self.junit_file)

@@ -146,7 +146,7 @@ def held(pipeline: str, timeout_seconds: float) -> Iterator[None]:
     folder = runs_folder(pipeline)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".deploy.lock", timeout=timeout_seconds)
+        lock = FileLock(folder / ".deploy.lock", timeout=timeout_seconds, mode=0o600)
         lock.acquire()
     except Timeout:
         message = f"another process is deploying {pipeline}, or rolling it back"

@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from configs.export import ANSWERS
+from configs.home import make_readable
 from tasks import state_files, version_seals
 from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
@@ -75,8 +76,7 @@ def require_writable(base: Path) -> None:
     probe = base / f".probe-{os.getpid()}"
     try:
         if not base.is_dir():
-            base.mkdir(parents=True)
-            base.chmod(0o755)  # whatever the umask: the server's user must read it
+            make_readable(base)  # by the server's user
         probe.mkdir()
         probe.rmdir()
     except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from configs.home import home
+from configs.home import home, make_readable
 from tasks import durable_files
 from tasks.artifacts import Verdict
 
@@ -31,6 +31,7 @@ def write(verdict: Verdict, serving: int | None) -> None:
     A full disk changes nothing for the run.
     """
     try:
+        make_readable(file(verdict.pipeline).parent)
         durable_files.write(file(verdict.pipeline), generate_latest(_registry(verdict, serving)))
         file(verdict.pipeline).chmod(0o644)  # node_exporter is another user
     except OSError as error:

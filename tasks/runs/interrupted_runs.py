@@ -57,7 +57,7 @@ def _is_held(lock: Path) -> bool:
     was killed there is no note, and the lock is left alone.
     """
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=0, mode=0o600):
             return False
     except Timeout:
         return True

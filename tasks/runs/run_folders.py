@@ -121,7 +121,8 @@ def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterato
     folder = runs_folder(run.pipeline)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=longest_wait(pipeline.config.deployment))
+        timeout = longest_wait(pipeline.config.deployment)
+        lock = FileLock(folder / ".lock", timeout=timeout, mode=0o600)
         lock.acquire()
     except Timeout:
         raise AlreadyRunning(
