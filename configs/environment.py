@@ -10,7 +10,7 @@ import os
 
 from configs import home as homes
 from configs.home import home
-from configs.ui_address import ui_api
+from configs.ui_address import ui_api, ui_auth_string
 
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -35,13 +35,16 @@ def prepare() -> None:
     for name in ("no_proxy", "NO_PROXY"):  # gRPC reads the first alone
         given = [each for each in os.environ.get(name, "").split(",") if each]
         os.environ[name] = ",".join([*given, *(each for each in _LOOPBACK if each not in given)])
-    if {"PREFECT_HOME", "PREFECT_PROFILE"} & set(os.environ):
-        return
-    prefect_home = home() / "prefect"
-    prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes it too, but with a warning
-    os.environ["PREFECT_HOME"] = str(prefect_home)
-    if "PREFECT_API_URL" not in os.environ and (api := ui_api()) is not None:
-        os.environ["PREFECT_API_URL"] = api
+    if not {"PREFECT_HOME", "PREFECT_PROFILE"} & set(os.environ):
+        prefect_home = home() / "prefect"
+        prefect_home.mkdir(parents=True, exist_ok=True)  # Prefect makes it too, but with a warning
+        os.environ["PREFECT_HOME"] = str(prefect_home)
+        if "PREFECT_API_URL" not in os.environ and (api := ui_api()) is not None:
+            os.environ["PREFECT_API_URL"] = api
+    if "PREFECT_API_AUTH_STRING" not in os.environ:
+        known = ui_auth_string(os.environ.get("PREFECT_API_URL", ""))  # sent to no other server
+        if known is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = known
 
 
 prepare()

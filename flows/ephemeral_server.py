@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from configs.home import home
+from configs.ui_address import auth_string
 from tasks.errors import EnvironmentFault
 
 TIMEOUT_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
@@ -83,6 +84,7 @@ def require_api(progress: Callable[[str], None]) -> None:
     server = joined()
     server.wait_until_ready(settings.server.ephemeral.startup_timeout_seconds, progress)
     os.environ["PREFECT_API_URL"] = server.api
+    os.environ["PREFECT_API_AUTH_STRING"] = auth_string()
     refresh_global_settings_context()
 
 
@@ -109,7 +111,10 @@ def _started(alive: IO[bytes], log: Path, users: Path) -> str:
     environment.pop("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", None)
     with socket.socket() as listener, log.open("wb") as output, users.open("ab") as lock:
         listener.bind(("127.0.0.1", 0))
-        api = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        api = f"{origin}/api"
+        environment["PREFECT_SERVER_API_AUTH_STRING"] = auth_string()
+        environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = origin
         alive.truncate(0)
         alive.write(json.dumps({"api": api}).encode())
         alive.flush()

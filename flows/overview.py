@@ -19,7 +19,7 @@ from rich.table import Table
 from configs.errors import ConfigError
 from configs.home import home, servers_folder
 from configs.loading import load_pipeline
-from configs.ui_address import ui_api
+from configs.ui_address import ui_api, ui_auth_string
 from tasks.runs import run_folders
 from tasks.servers import model_servers, model_status
 
@@ -133,7 +133,7 @@ def scheduled() -> Schedule:
         return Schedule(False, {})
     try:
         with httpx.Client(
-            base_url=api, timeout=_SECONDS_FOR_PREFECT, trust_env=False, auth=_auth()
+            base_url=api, timeout=_SECONDS_FOR_PREFECT, trust_env=False, auth=_auth(api)
         ) as client:
             soonest: dict[str, datetime] = {}
             for name, due in _next_runs(client):
@@ -143,8 +143,9 @@ def scheduled() -> Schedule:
         return Schedule(False, {})
 
 
-def _auth() -> tuple[str, str] | None:
-    user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+def _auth(api: str) -> tuple[str, str] | None:
+    given = os.environ.get("PREFECT_API_AUTH_STRING") or ui_auth_string(api) or ""
+    user, colon, password = given.partition(":")
     return (user, password) if colon else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,23 +25,30 @@ def serve(port: int) -> int:
     holder = port_holder(port)
     if holder is not None:
         raise SlipwayError(f"port {port} is in use by {holder}", "slipway ui --port names another")
-    api = f"http://127.0.0.1:{port}/api"
+    origin = f"http://127.0.0.1:{port}"
+    api = f"{origin}/api"
+    auth, origins, own_auth = _access(origin)
     # PREFECT_SERVER_API_PORT, not --port: the UI asks for its API at the former (prefect.md, 3).
     variables = {
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": api,
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
     }
     record = ui_address.ui_record()
     record.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"Prefect UI: [bold]http://127.0.0.1:{port}[/]   (Ctrl-C ends it; the runs stay)")
+    console.print(f"Prefect UI: [bold]{origin}[/]   (Ctrl-C ends it; the runs stay)")
+    if own_auth:
+        _print_access(api)
     signal.signal(signal.SIGTERM, _interrupt)
     server: subprocess.Popen[bytes] | None = None
     try:
         command = [sys.executable, "-m", "prefect", "server", "start"]
         server = subprocess.Popen(command, env={**os.environ, **variables})
-        record.write_text(json.dumps({"api": api, "pid": os.getpid()}))
+        record.write_text(json.dumps({"api": api, "pid": os.getpid(), "own_auth": own_auth}))
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -49,6 +57,37 @@ def serve(port: int) -> int:
         if server is not None:
             server.terminate()
             server.wait()
+
+
+def _print_access(api: str) -> None:
+    file = ui_address.auth_file()
+    for line in (
+        f"The password for it is in {file}. Commands of Prefect, such as a worker, need:",
+        f"  export PREFECT_API_URL={api}",
+        f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(file))})"',
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _access(origin: str) -> tuple[str, str, bool]:
+    """Return the API's credentials, the origins of pages that may ask it, and whether the former are ours.
+
+    Without them a page of any site, in a browser on this machine, and any user of this machine could have a
+    worker run a command: deployments name shell commands. Settings of the user's win.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    given = settings.server.api.auth_string or settings.api.auth_string
+    origins = settings.server.api.cors_allowed_origins
+    allowed = origin if origins == "*" else origins
+    if given is not None and given.get_secret_value() and not _is_own(given.get_secret_value()):
+        return given.get_secret_value(), allowed, False
+    return ui_address.auth_string(), allowed, True
+
+
+def _is_own(auth: str) -> bool:
+    return ui_address.auth_file().exists() and auth == ui_address.auth_string()
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

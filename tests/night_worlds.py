@@ -130,8 +130,8 @@ _UI = "import sys; from flows.cli import main; sys.exit(main())"
 class PrefectServer:
     """`slipway ui`, which can be killed, and started again with the same data base and address."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._port = folder, free_port()
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home, self._port = folder, home, free_port()
         self.api = f"http://127.0.0.1:{self._port}/api"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -170,7 +170,10 @@ class PrefectServer:
     def last_state(self) -> str:
         """Return the name of the state of the newest flow run."""
         body = {"sort": "START_TIME_DESC", "limit": 1}
-        answer = httpx.post(f"{self.api}/flow_runs/filter", json=body, timeout=60, trust_env=False)
+        user, password = (self.home / "prefect" / "api-auth-string").read_text().strip().split(":")
+        answer = httpx.post(
+            f"{self.api}/flow_runs/filter", json=body, timeout=60, trust_env=False, auth=(user, password)
+        )
         return str(answer.raise_for_status().json()[0]["state"]["name"])
 
 
@@ -188,7 +191,7 @@ class Nights:
         self.ports = free_port(), free_port()
         self.faults = self.folder / "faults"
         self.faults.mkdir(parents=True)
-        self.prefect = PrefectServer(self.folder / "prefect")
+        self.prefect = PrefectServer(self.folder / "prefect", self.home)
         self.slipway = Slipway(self.home, self.prefect.api)
         self.slipway.environment.update(NIGHT_FAULTS=str(self.faults), NIGHT_BASE=str(self.base))
         self.pipeline = self._written()

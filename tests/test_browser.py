@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+from night_worlds import PrefectServer
 from PIL import Image
 from slipway_command import REPOSITORY, Slipway, user_environment
 from waiting import eventually
@@ -47,25 +48,42 @@ class Nightly:
     run: str
     environment: dict[str, str]
 
+    @property
+    def auth(self) -> tuple[str, str]:
+        """User and password of the API."""
+        user, password = self.environment["PREFECT_API_AUTH_STRING"].split(":")
+        return user, password
+
 
 @pytest.fixture(scope="module")
-def nightly(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nightly]:
-    """Deployed from prefect.yaml, as a user does it; no worker is there yet."""
+def nightly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nightly]:
+    """Deployed from prefect.yaml to `slipway ui`, as a user does it; no worker is there yet."""
     home = tmp_path_factory.mktemp("home")
+    server = PrefectServer(home / "prefect", home)
+    prefect_api = server.api
     environment = {
         **user_environment(home), "PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "2", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
+    server.start(environment)
+    environment["PREFECT_API_AUTH_STRING"] = (home / "prefect" / "api-auth-string").read_text().strip()
+    try:
+        yield _deployed(prefect_api, environment)
+    finally:
+        Slipway(home, prefect_api)("stop", "configs/digits")
+        server.kill()
+
+
+def _deployed(prefect_api: str, environment: dict[str, str]) -> Nightly:
+    given = Nightly(prefect_api.removesuffix("/api"), "", "", environment)
     _prefect(environment, "work-pool", "create", "slipway", "--type", "process", "--overwrite")
     _prefect(environment, "--no-prompt", "deploy", "--name", "nightly-digits")
-    with httpx.Client(base_url=prefect_api, timeout=60) as api:
+    with httpx.Client(base_url=prefect_api, timeout=60, auth=given.auth, trust_env=False) as api:
         deployment = _json(api.get("/deployments/name/retrain-and-deploy/nightly-digits"))["id"]
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": _now()}}
         asked = {"state": state, "parameters": {"pipeline": "configs/digits", "overrides": QUICK}}
         run = _json(api.post(f"/deployments/{deployment}/create_flow_run", json=asked))["id"]
-    yield Nightly(prefect_api.removesuffix("/api"), deployment, run, environment)
-    command = Slipway(home, prefect_api)
-    command("stop", "configs/digits")
+    return replace(given, deployment=deployment, run=run)
 
 
 def _now() -> str:
@@ -107,8 +125,8 @@ def asked_for() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(asked_for: list[str]) -> Iterator[Any]:
-    """A page of a browser that has never been anywhere."""
+def page(asked_for: list[str], nightly: Nightly) -> Iterator[Any]:
+    """A page of a browser that has never been anywhere, and has the password by now."""
     from playwright.sync_api import sync_playwright
 
     root = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses root with its sandbox
@@ -120,6 +138,12 @@ def page(asked_for: list[str]) -> Iterator[Any]:
         opened = browser.new_page(viewport={"width": 1400, "height": 1000})
         opened.set_default_timeout(PATIENCE_SECONDS * 1000)
         opened.on("request", lambda request: asked_for.append(request.url))
+        opened.goto(f"{nightly.ui}/dashboard")
+        opened.wait_for_url("**/login**")
+        password = opened.locator("input").first
+        password.fill(nightly.environment["PREFECT_API_AUTH_STRING"])
+        password.press("Enter")
+        opened.wait_for_url("**/dashboard")
         yield opened
         browser.close()
 
@@ -285,7 +309,9 @@ def _submit_until(form: Any, made: Callable[[], bool]) -> None:
 def _overridden(nightly: Nightly) -> list[dict[str, Any]]:
     """What was overridden in the runs of the deployment that somebody asked for, the oldest first."""
     wanted = {"deployments": {"id": {"any_": [nightly.deployment]}}, "sort": "START_TIME_ASC"}
-    found = httpx.post(f"{nightly.ui}/api/flow_runs/filter", json=wanted, timeout=60).json()
+    found = httpx.post(
+        f"{nightly.ui}/api/flow_runs/filter", json=wanted, timeout=60, auth=nightly.auth
+    ).json()
     return [run["parameters"]["overrides"] for run in found if run["parameters"].get("overrides")]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -350,11 +351,17 @@ class TestUi:
             assert process.poll() is None, process.communicate()
             assert b"<html" in _get(f"{address}/").lower()
             _run_tiny_flow(home)
-            question = urllib.request.Request(
-                f"{address}/api/flows/filter", b"{}", {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(question, timeout=10) as answer:
-                assert [flow["name"] for flow in json.load(answer)] == ["tiny"]
+            with httpx.Client(base_url=f"{address}/api/", trust_env=False, timeout=30) as anyone:
+                assert anyone.post("flows/filter", json={}).status_code == 401
+                file = home / "prefect" / "api-auth-string"
+                assert file.stat().st_mode & 0o777 == 0o600
+                user, password = file.read_text().strip().split(":")
+                listed = anyone.post("flows/filter", json={}, auth=(user, password)).json()
+                assert [flow["name"] for flow in listed] == ["tiny"]
+                assert _allows(anyone, address) and not _allows(anyone, "http://elsewhere.example")
+            (home / "runs" / "digits").mkdir(parents=True)
+            shown = command("status", PREFECT_API_URL=f"{address}/api").output
+            assert "digits" in shown and "no Prefect server answers" not in shown
             family = psutil.Process(process.pid).children(recursive=True)
             assert family
         finally:
@@ -364,6 +371,13 @@ class TestUi:
         assert f"Prefect UI: {address}" in output
         assert [child for child in family if child.is_running()] == []
         assert not (home / "servers" / ".prefect-ui.json").exists()
+
+
+def _allows(client: httpx.Client, origin: str) -> bool:
+    """Return whether the API lets a page of this origin send requests to it."""
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = client.options("flows/filter", headers=headers)
+    return answer.is_success and answer.headers.get("Access-Control-Allow-Origin") in ("*", origin)
 
 
 def _get(url: str) -> bytes:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from slipway_command import REPOSITORY, Slipway, user_environment
@@ -52,8 +53,12 @@ def test_commands_share_it_and_it_ends_with_the_last(home: Path) -> None:
     first, second = _user(home), _user(home)
     assert first.stdout and second.stdout and second.stdin
     addresses = {first.stdout.readline(), second.stdout.readline()}
-    assert len(addresses) == 1 and addresses.pop().startswith("http://127.0.0.1:")
+    assert len(addresses) == 1
+    api = addresses.pop().strip()
+    assert api.startswith("http://127.0.0.1:")
     assert len(_servers(home)) == 1
+    refused = httpx.post(f"{api}/flows/filter", json={}, headers={"Origin": "http://elsewhere.example"})
+    assert refused.status_code == 401
     first.kill()
     first.wait()
     third = _user(home)

@@ -18,6 +18,7 @@ PAGE = REPOSITORY / "docs" / "tutorial.md"
 NOT_TYPED = (
     "make install", ". .venv/bin/activate",
     "slipway ui --port 4200 &", "export PREFECT_API_URL=http://127.0.0.1:4200/api",
+    'export PREFECT_API_AUTH_STRING="$(cat var/prefect/api-auth-string)"',
 )  # fmt: skip
 """The environment that the tests run in is the one that the first two make; Prefect's server is that of the
 test session, from the first command on (tests/test_cli.py starts the UI)."""
