@@ -176,6 +176,20 @@ def status(
     return overview.show(Console(highlight=False)) if loaded is None else terminal.show_status(loaded)
 
 
+@app.command(group=_SERVE)
+def report(
+    pipeline: str,
+    run_id: Annotated[str | None, Parameter(help="Which run; by default the newest")] = None,
+    /,
+    *,
+    browser: Annotated[bool, Parameter(negative="--no-browser", help="Open it, if there is a screen")] = True,
+) -> int:
+    """Show how a run ended, why, and what to type next; open its page, report.html, and print its path."""
+    from flows import report_command
+
+    return report_command.run(load_pipeline(pipeline), run_id, browser)
+
+
 @app.command(group=_NIGHTLY)
 def alerts(
     *pipelines: str,

@@ -27,7 +27,8 @@ from flows.prefect_api import connected
 from flows.reports import Reports
 from tasks import unfinished_deploys
 from tasks.errors import AlreadyRunning
-from tasks.runs import interrupted_runs
+from tasks.reports import run_report
+from tasks.runs import interrupted_runs, run_folders
 from tasks.runs.interrupted_runs import InterruptedRun
 
 console = Console(highlight=False)
@@ -91,12 +92,15 @@ def _recovered(killed: InterruptedRun) -> int:
 def _settle_deploy(killed: InterruptedRun) -> None:
     """Finish or undo the deploy that it was killed in, now: it may be long until the run goes on."""
     try:
-        recovery = unfinished_deploys.recover(load_pipeline(killed.file))
+        loaded = load_pipeline(killed.file)
+        recovery = unfinished_deploys.recover(loaded)
     except SlipwayError as error:
         console.print(f"  its deploy is not settled: {error.message}", markup=False, soft_wrap=True)
         return
     if recovery.found:
         console.print(f"  {recovery.proved()}", markup=False, soft_wrap=True)
+    if killed.began and (page := run_report.write(loaded, run_folders.describe(loaded, killed.run_id))):
+        console.print(f"  its report: {page}", markup=False, soft_wrap=True)
 
 
 def _told_prefect(killed: InterruptedRun) -> FlowRun | None:

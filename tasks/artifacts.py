@@ -543,6 +543,8 @@ class StageReport:
     outcome: str
     """`passed`, `rejected`, `failed` or `interrupted`."""
     proved: str
+    started: str = ""
+    """When it began: ISO 8601, UTC."""
 
 
 @dataclass(frozen=True)

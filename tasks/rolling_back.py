@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.loading import Pipeline
-from configs.schema import DeploymentConfig, SmokeTestConfig
 from tasks import deploy_journal, model_versions, undoing, version_seals
 from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal, JournalUnreadable
 from tasks.errors import ConfigError
+from tasks.reports import run_report
 from tasks.runs import run_folders
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
@@ -24,9 +24,8 @@ def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
     withdrawn with the rest. Raises ConfigError where there is no such version, EnvironmentFault where
     its files have changed since it was published, AlreadyRunning while a deploy is under way.
     """
-    deployment, smoke_test = pipeline.config.deployment, pipeline.config.smoke_test
     run = run_folders.describe(pipeline, run_folders.new_run_id(pipeline.config.name))
-    with deploy_journal.held(run.pipeline, run_folders.longest_wait(deployment)):
+    with deploy_journal.held(run.pipeline, run_folders.longest_wait(pipeline.config.deployment)):
         target = _target(run, to)
         present = model_versions.versions(run.model_base_path)
         version_seals.require_unchanged(present[target])
@@ -35,7 +34,7 @@ def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
             versions=tuple(number for number in present if number > target),
             reason=f"rolled back to version {target} by hand", server=_planned(run),
         )  # fmt: skip
-        return _recorded(journal, deployment, smoke_test, run)
+        return _recorded(journal, pipeline, run)
 
 
 def _planned(run: Run) -> ServerRecord | None:
@@ -47,15 +46,13 @@ def _planned(run: Run) -> ServerRecord | None:
     return journal.server if journal else None
 
 
-def _recorded(
-    journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
-) -> Withdrawal:
-    """Do it, and leave a verdict, however it ends."""
+def _recorded(journal: Journal, pipeline: Pipeline, run: Run) -> Withdrawal:
+    """Do it, and leave a verdict and a report, however it ends."""
     record = RunRecord(run.pipeline, run.run_id)
     try:
         run_folders.make(run)
         with record.stage("withdraw") as entry:
-            done = undoing.undo(journal, deployment, smoke_test, run)
+            done = undoing.undo(journal, pipeline.config.deployment, pipeline.config.smoke_test, run)
             record.note(entry, done)
             record.version, record.previous_version = done.serving, done.number
             return done
@@ -64,6 +61,7 @@ def _recorded(
         raise
     finally:
         run_folders.write_verdict(record.verdict(), run_folders.verdict_file(run))
+        run_report.write(pipeline, run)
 
 
 def _target(run: Run, to: int | None) -> int:

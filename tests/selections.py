@@ -171,8 +171,8 @@ FAST = (
     "deployments", "diff", "documentation", "image_errors", "init", "init_guesses", "junit",
     "latency_ratios", "locks", "log_lines", "model_server", "model_server_rest", "model_server_routing",
     "model_server_states", "model_server_units", "model_servers", "model_versions", "overrides", "plan",
-    "prefect", "references", "reports", "run_folders", "run_metrics", "run_records", "selections",
-    "served_answers", "status_words", "trigger_verdicts", "version_seals",
+    "prefect", "references", "reports", "run_folders", "run_metrics", "run_records", "run_report",
+    "selections", "served_answers", "status_words", "trigger_verdicts", "version_seals",
 )  # fmt: skip
 """Modules `test_<name>` of `make test-fast`: no flow, and one model server for all of them."""
 

@@ -170,7 +170,9 @@ class TestOutcome:
         ]  # fmt: skip
         assert list(verdict["endpoint"]) == ["grpc", "rest"]
         assert list(verdict["error"]) == ["class", "message", "hint"]
-        assert all(list(stage) == ["name", "seconds", "outcome", "proved"] for stage in verdict["stages"])
+        assert all(
+            list(stage) == ["name", "seconds", "outcome", "proved", "started"] for stage in verdict["stages"]
+        )
         assert verdict["checks"] == [
             {
                 "name": "accuracy",

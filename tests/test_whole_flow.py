@@ -102,6 +102,18 @@ class TestFirstRun:
         assert json.loads((run / "verdict.json").read_text()) == first.verdict
         assert module_slipway.versions("digits")[0] == first.verdict["version"]
 
+    def test_its_report_is_on_one_page(self, first: Finished, module_slipway: Slipway) -> None:
+        """`slipway report` names it; it has what the verdict has, and the pictures."""
+        reported = module_slipway("report", DIGITS)
+        assert reported.exit_code == 0, reported.output
+        page = module_slipway.home / "runs" / "digits" / first.verdict["run_id"] / "report.html"
+        assert reported.output.splitlines()[-1] == str(page)
+        text = page.read_text()
+        assert f"Deployed: version {first.verdict['version']} answers." in text
+        assert f"serves at {first.verdict['endpoint']['grpc']} since" in text
+        assert text.count("data:image/svg+xml") == len(first.verdict["pictures"])
+        assert all(stage["started"] for stage in first.verdict["stages"])
+
     def test_it_leaves_pictures_and_metrics(self, first: Finished, module_slipway: Slipway) -> None:
         """Those that the verdict names, and a file for Prometheus."""
         drawn = {Path(picture["file"]).stem for picture in first.verdict["pictures"]}
@@ -218,6 +230,19 @@ def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_pa
     ours = [check for check in rejected.verdict["checks"] if not check["name"].startswith("data.")]
     assert ours and not any(check["passed"] for check in ours)
     assert slipway.versions("digits") == []
+
+
+def test_a_killed_run_gets_its_report_from_the_next(slipway: Slipway) -> None:
+    """Even from a dry run, which trains nothing."""
+    killed = slipway.home / "runs" / "digits" / "20261128-023000-000000"
+    (killed / "logs").mkdir(parents=True)
+    (killed / "config.yaml").write_text((DIGITS / "pipeline.yaml").read_text())
+    (killed / "logs" / "train.log").write_text("a last line\n")
+    checked = slipway("run", DIGITS, "--dry-run", "--set", "deployment.target=process")
+    assert checked.exit_code == 0, checked.output
+    page = (killed / "report.html").read_text()
+    assert "Killed in train. Nothing was published." in page
+    assert "a last line" in page
 
 
 def test_retrain_leaves_a_candidate_and_publishes_nothing(slipway: Slipway) -> None:

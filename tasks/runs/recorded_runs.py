@@ -19,7 +19,7 @@ from configs.schema import PipelineConfig
 from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
-from tasks.reports import prefect_artifacts, run_events, run_metrics
+from tasks.reports import prefect_artifacts, run_events, run_metrics, run_report
 from tasks.runs import quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption, unfinished_run_of
@@ -33,9 +33,14 @@ from tasks.servers import served_versions
 class RecordedRun:
     """A run under way: its configuration, its folders, and its verdict so far."""
 
-    config: PipelineConfig
+    loaded: Pipeline
     run: Run
     record: RunRecord
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The resolved configuration."""
+        return self.loaded.config
 
     def ends_here(self, dry_run: bool) -> None:
         """End a dry run: the block is left, and the verdict is `checked`. Any other run goes on."""
@@ -96,7 +101,8 @@ def recorded_run(
             prefect_artifacts.tag(run.pipeline)
             record.watchers += (prefect_artifacts.LiveTraining(run.pipeline).watch,)
             record.finished = FinishedStages(run, resumed=resume is not None)
-            yield from _until_its_verdict(RecordedRun(loaded.config, run, record))
+            run_report.write_for_killed(loaded, besides=run.run_id)
+            yield from _until_its_verdict(RecordedRun(loaded, run, record))
     except SlipwayError:
         if not begun:
             raise
@@ -145,6 +151,7 @@ def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:
 def _conclude(this: RecordedRun) -> None:
     verdict = this.record.verdict()
     _keep(verdict, run_folders.verdict_file(this.run))
+    run_report.write(this.loaded, this.run)
     told_verdicts.tell(verdict)
     name = f"{this.run.pipeline}-verdict"
     prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,9 @@ class StageEntry:
 
     name: str
     started: float
+    """By the monotonic clock."""
+    at: str = ""
+    """The same by the wall clock: ISO 8601, UTC."""
     seconds: float = 0.0
     outcome: str = "running"
     proved: str = ""
@@ -84,7 +88,8 @@ class RunRecord:
     @contextmanager
     def stage(self, name: str) -> Iterator[StageEntry]:
         """Time a stage and note how it ended. A stage that is tried again has one entry."""
-        entry = StageEntry(name, started=time.monotonic())
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entry = StageEntry(name, started=time.monotonic(), at=at)
         self.stages = [stage for stage in self.stages if stage.name != name] + [entry]
         self._tell(Event("stage_started", entry))
         try:
@@ -132,7 +137,7 @@ class RunRecord:
             previous_version=self.previous_version,
             endpoint={"grpc": self.endpoint.grpc, "rest": self.endpoint.rest} if self.endpoint else None,
             stages=tuple(
-                StageReport(entry.name, round(entry.seconds, 3), entry.outcome, entry.proved)
+                StageReport(entry.name, round(entry.seconds, 3), entry.outcome, entry.proved, entry.at)
                 for entry in self.stages
             ),
             checks=tuple(self.checks),

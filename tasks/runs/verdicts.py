@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tasks.artifacts import Check, Verdict
 from tasks.errors import AlreadyRunning, error_named
@@ -87,5 +88,7 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 def _files(verdict: Verdict, folder: str) -> Iterator[str]:
     yield from ("", f"Run `{verdict.run_id}`.")
     if folder:
+        page = (Path(folder) / "report.html").as_uri()
+        yield from (f"[All of it on one page]({page}), on the machine that it ran on.", "")
         drawn = "".join(f"\npictures/{picture.file.name}" for picture in verdict.pictures)
         yield from ("Its folder, with logs and verdict.json:", "", "```", f"{folder}{drawn}", "```")
