@@ -17,6 +17,7 @@ from tasks.estimators import (
     assembly,
     checkpoint_choice,
     checkpoints,
+    model_dir_lock,
     strategies,
     warm_start,
 )
@@ -45,39 +46,44 @@ def run(  # noqa: PLR0913, PLR0917 (called by name: the recipe's parts, and wher
 ) -> Checkpoint:  # fmt: skip
     """Train from the newest whole checkpoint in `run.model_dir`, if there is one, and leave a new one.
 
-    Returns the one that `checkpoint` (`export.checkpoint`) means. `joined` is the
-    cluster across machines whose chief this is (`tasks/clusters`). On SIGTERM the checkpoint of the step
+    Waits for an earlier trainer that still writes to it, then kills it (`model_dir_lock`). Returns the one
+    that `checkpoint` (`export.checkpoint`) means. `joined` is the cluster across machines whose chief
+    this is (`tasks/clusters`). On SIGTERM the checkpoint of the step
     then reached is saved, and the process exits with 143. Raises EnvironmentFault or ModelError before
     anything is on disk when there is no such accelerator or the Estimator cannot be built.
     """
-    if training.deterministic:
-        tf.config.experimental.enable_op_determinism()
     evaluation = evaluation or EvaluationConfig()
-    chief = Chief(training, {
-        "model": model, "training": training, "data": data, "examples": examples, "run": run,
-        "evaluation": evaluation,
-    }, run, joined)  # fmt: skip
-    session_config = chief.filtered(accelerators.claim(training.accelerator))
-    strategy = strategies.build(training)
-    estimator = assembly.build(model, training, data, run, session_config, strategy)
-    reporter, stopper, tell = ReportProgress(progress, training), StopOnSigterm(), _teller(progress)
-    first_step = checkpoints.settle(run.model_dir, tell)
-    start = _position(training, examples, first_step)
-    train_input = _train_input(model, strategies.per_replica(training, strategy), data, examples, run, start)
-    eval_input = _eval_input(model, evaluation, data, examples, run)
-    evaluate = _evaluator(estimator, eval_input, training, progress)
-    warned = [WarnOfRandomOps(tell)] if training.deterministic else []
-    with stopper.listening(), explained(run.model_dir, run, data):
-        chief.train(
-            estimator, train_input, eval_input,
-            hooks=[*warm_start.hooks(training, run, first_step, tell), *warned, reporter, stopper],
-            listeners=_listeners(training, run, first_step or 0, evaluate, stopper),
-            is_stopped=stopper.is_asked,
-        )  # fmt: skip
-    newest = _newest(run.model_dir, reporter)
-    if stopper.asked and newest.global_step < training.max_steps:
-        raise SystemExit(EXIT_CODE_OF_SIGTERM)
-    return _chosen(checkpoint, newest, run)
+    tell = _teller(progress)
+    with model_dir_lock.held(run, tell, lambda line: progress({"message": line})):
+        if training.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        chief = Chief(training, {
+            "model": model, "training": training, "data": data, "examples": examples, "run": run,
+            "evaluation": evaluation,
+        }, run, joined)  # fmt: skip
+        session_config = chief.filtered(accelerators.claim(training.accelerator))
+        strategy = strategies.build(training)
+        estimator = assembly.build(model, training, data, run, session_config, strategy)
+        reporter, stopper = ReportProgress(progress, training), StopOnSigterm()
+        first_step = checkpoints.settle(run.model_dir, tell)
+        start = _position(training, examples, first_step)
+        train_input = _train_input(
+            model, strategies.per_replica(training, strategy), data, examples, run, start
+        )
+        eval_input = _eval_input(model, evaluation, data, examples, run)
+        evaluate = _evaluator(estimator, eval_input, training, progress)
+        warned = [WarnOfRandomOps(tell)] if training.deterministic else []
+        with stopper.listening(), explained(run.model_dir, run, data):
+            chief.train(
+                estimator, train_input, eval_input,
+                hooks=[*warm_start.hooks(training, run, first_step, tell), *warned, reporter, stopper],
+                listeners=_listeners(training, run, first_step or 0, evaluate, stopper),
+                is_stopped=stopper.is_asked,
+            )  # fmt: skip
+        newest = _newest(run.model_dir, reporter)
+        if stopper.asked and newest.global_step < training.max_steps:
+            raise SystemExit(EXIT_CODE_OF_SIGTERM)
+        return _chosen(checkpoint, newest, run)
 
 
 def _train_input(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from configs.home import servers_folder
+from tasks import process_identity
 from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers.server_records import LoneRole, ServerRecord
 
@@ -73,20 +74,7 @@ def start(
         process = _spawn([*command, *flags], log, _environment(beside, role))
     except OSError as error:
         raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}", "run it by hand to see") from None
-    return _handle(psutil.Process(process.pid))
-
-
-def _handle(process: psutil.Process) -> str:
-    return f"{process.pid}:{_start(process.pid)}"
-
-
-def _start(pid: int) -> str:
-    """Return `boot id:start ticks`, which no change of the clock moves. Raises NoSuchProcess."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        raise psutil.NoSuchProcess(pid) from None
-    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{after_name[19]}"
+    return process_identity.of(process.pid)
 
 
 def find_unrecorded(model_name: str) -> ServerRecord | None:
@@ -121,7 +109,7 @@ def _rebuilt(model_name: str, process: psutil.Process) -> ServerRecord:
         flags=tuple(command[first + 4 :]),
         grpc_port=int(given["port"]),
         rest_port=int(given["rest_api_port"]),
-        handle=_handle(process),
+        handle=process_identity.of(process.pid),
         log=str(log_file(model_name)),
         started_at=started.isoformat(timespec="seconds"),
         tls=given.get("ssl_config_file", ""),
@@ -139,7 +127,7 @@ def find_started(
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if record.program in command and command[-len(flags) :] == list(flags) and _leads(process):
-            handle = _handle(process)
+            handle = process_identity.of(process.pid)
             if handle != besides:
                 return handle
     return None
@@ -177,12 +165,7 @@ def _spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) ->
 
 def find(handle: str) -> psutil.Process | None:
     """Return the process that `handle` names, if it still runs."""
-    pid, _, start = handle.partition(":")
-    try:
-        process = psutil.Process(int(pid))
-        return process if _start(process.pid) == start and process.status() != psutil.STATUS_ZOMBIE else None
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return None
+    return process_identity.find(handle)
 
 
 def can_answer(record: ServerRecord) -> bool:
