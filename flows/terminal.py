@@ -29,7 +29,7 @@ from flows.reports import Reports
 from tasks import model_versions, tensorflow_process
 from tasks.artifacts import BuiltModel, Inspection, Probe, Verdict
 from tasks.exports import extra_assets
-from tasks.runs import run_folders, run_records, tracebacks
+from tasks.runs import lost_output, run_folders, run_records, tracebacks
 from tasks.runs.resumable_runs import resumption
 from tasks.runs.verdicts import exit_code
 from tasks.servers import model_servers, model_status, server_records
@@ -53,6 +53,7 @@ def run_flow(
     `resume` names the run to go on with, or is `newest`; None begins a new one.
     """
     started = time.monotonic()
+    lost_output.survive()
     try:
         loaded, run_id = _begun(pipeline, overrides, resume)
         require_callables(loaded)

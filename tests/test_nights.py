@@ -77,6 +77,21 @@ def test_somebody_on_call_rolls_back_by_the_deployment(station: Station) -> None
     assert f"has no version {live} before {before}" in _state(station, refused, "message")
 
 
+def test_a_run_survives_its_worker(station: Station) -> None:
+    """kill -9 of the worker alone, which read the run's output: the run deploys, with nobody to print to."""
+    before = set(station.slipway.home.glob("runs/digits/[0-9]*"))
+    flow_run = _scheduled(station, datetime.now(timezone.utc), overrides=SOME_TIME)
+    with station.worker("killed") as worker:
+        (folder,) = eventually(
+            lambda: set(station.slipway.home.glob("runs/digits/[0-9]*")) - before, seconds=400
+        )
+        eventually(lambda: len(list(folder.glob("checkpoints/model.ckpt-*.index"))) > 2, seconds=400)
+        worker.kill()
+        worker.wait(30)
+        assert eventually(lambda: _ended(station, [flow_run]), seconds=600, every=0.5) == ["Deployed"]
+    assert json.loads((folder / "verdict.json").read_text())["outcome"] == "deployed"
+
+
 class TestKilled:
     """The worker, the flow and the trainer are killed at once, as when the machine dies."""
 

@@ -20,7 +20,7 @@ from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
 from tasks.reports import prefect_artifacts, run_events, run_metrics, run_report
-from tasks.runs import quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
+from tasks.runs import lost_output, quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
@@ -89,6 +89,7 @@ def recorded_run(
         told_verdicts.tell(RunRecord(pipeline, error=error).verdict())
         raise
     quiet_outcomes.install()
+    lost_output.survive()
     tensorflow_process.prepare()
     record = RunRecord()
     begun = False
