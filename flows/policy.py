@@ -49,15 +49,21 @@ canary = canarying.canary.with_options(**_ONCE_MORE)
 
 
 @contextmanager
+def deploying(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Iterator[None]:
+    """Hold the deploy lock, with no deploy unfinished: rollbacks and `slipway stop` wait, or are refused."""
+    with deploy_journal.held(run.pipeline, deployment.load_timeout_seconds):
+        settle(deployment, smoke_test, run)
+        yield
+
+
+@contextmanager
 def undone_on_failure(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Iterator[None]:
     """Undo the deploy when the block fails or is interrupted, and see the version before answer.
 
     A block that is killed leaves its journal: the next run, or `slipway recover`, finishes or undoes it.
     """
-    with deploy_journal.held(run.pipeline, deployment.load_timeout_seconds):
-        settle(deployment, smoke_test, run)
-        try:
-            yield
-        except BaseException as error:
-            abandon(error, deployment, smoke_test, run)
-            raise
+    try:
+        yield
+    except BaseException as error:
+        abandon(error, deployment, smoke_test, run)
+        raise

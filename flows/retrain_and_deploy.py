@@ -14,7 +14,17 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from configs.overrides import NOTHING, Overrides, given
-from flows.policy import canary, evaluate, export, ingest, run_name, train, undone_on_failure, validate
+from flows.policy import (
+    canary,
+    deploying,
+    evaluate,
+    export,
+    ingest,
+    run_name,
+    train,
+    undone_on_failure,
+    validate,
+)
 from tasks.data_checking import check_data
 from tasks.deployment import deploy
 from tasks.preflight import preflight
@@ -62,11 +72,12 @@ def retrain_and_deploy(
         candidate = export(config.recipe, config.export, config.answers, examples, checkpoint, evaluated, run)
         validate(config.validation, config.data, candidate, run)
         canary(config.deployment, config.smoke_test, config.data, candidate, target, config.golden, run)
-        with undone_on_failure(config.deployment, config.smoke_test, run):
-            version = publish(candidate, config.export, config.data, target, run)
-            endpoint = deploy(version, target, config.deployment, config.smoke_test, run)
-            smoke_test(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
-        retire(version, config.export, run)
+        with deploying(config.deployment, config.smoke_test, run):
+            with undone_on_failure(config.deployment, config.smoke_test, run):
+                version = publish(candidate, config.export, config.data, target, run)
+                endpoint = deploy(version, target, config.deployment, config.smoke_test, run)
+                smoke_test(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
+            retire(version, config.export, run)
     return this.state()
 
 

@@ -26,7 +26,7 @@ from configs.references import require_callables
 from flows import ephemeral_server, made_of
 from flows.display import RunDisplay, print_error, print_verdict
 from flows.reports import Reports
-from tasks import model_versions, tensorflow_process
+from tasks import model_versions, stopping, tensorflow_process
 from tasks.artifacts import BuiltModel, Inspection, Probe, Verdict
 from tasks.exports import extra_assets
 from tasks.runs import lost_output, run_folders, run_records, tracebacks
@@ -222,15 +222,11 @@ def _last_verdict(name: str) -> str:
 def stop_server(loaded: Pipeline) -> int:
     """Drain and stop the server; say what was stopped."""
     name = loaded.config.name
-    record = model_servers.recorded(name)
-    if record is None or not record.handle:
+    stopped = stopping.stop(loaded)
+    if not stopped:
         console.print(f"{name}: no server runs")
-        return 0
-    if record.target == "external":
-        raise SlipwayError(f"{name}: no run started {record.describe()}", "stop it where it runs")
-    model_servers.stop(record)
-    server_records.mark_stopped(record)
-    console.print(f"{name}: stopped {record.describe()}; versions and runs stay")
+    for record in stopped:
+        console.print(f"{name}: stopped {record.describe()}; versions and runs stay")
     return 0
 
 

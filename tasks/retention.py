@@ -10,7 +10,10 @@ from tasks.stages import stage
 
 @stage("retire", run_name="keep the newest {export.keep_versions} versions of {run.pipeline}")
 def retire(version: ModelVersion, export: ExportConfig, run: Run) -> Retention:
-    """Remove versions beyond `export.keep_versions`."""
+    """Remove versions beyond `export.keep_versions`.
+
+    Only for the holder of the deploy lock: a rollback goes back to a version that is still there.
+    """
     protected = {version.number} | ({version.previous} if version.previous is not None else set())
     removed = model_versions.prune(run.model_base_path, export.keep_versions, protected)
     return Retention(kept=tuple(model_versions.versions(run.model_base_path)), removed=removed)

@@ -25,7 +25,7 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect.logging import disable_run_logger
 
 from configs.loading import load_pipeline
-from flows.policy import undone_on_failure
+from flows.policy import deploying, undone_on_failure
 from tasks import deploy_journal, deployment, tensorflow_process
 from tasks.answers import kept_answers
 from tasks.canary import canary
@@ -79,11 +79,12 @@ def deployed(source: str, run_id: str) -> dict[str, Any]:
         assert kept is not None
         candidate = replace(kept.candidate, offline=run.folder / "offline")
         canary.fn(config.deployment, config.smoke_test, config.data, candidate, target, config.golden, run)
-        with undone_on_failure(config.deployment, config.smoke_test, run):
-            version = publish.fn(candidate, config.export, config.data, target, run)
-            endpoint = deployment.deploy.fn(version, target, config.deployment, config.smoke_test, run)
-            smoke_test.fn(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
-        retire.fn(version, config.export, run)
+        with deploying(config.deployment, config.smoke_test, run):
+            with undone_on_failure(config.deployment, config.smoke_test, run):
+                version = publish.fn(candidate, config.export, config.data, target, run)
+                endpoint = deployment.deploy.fn(version, target, config.deployment, config.smoke_test, run)
+                smoke_test.fn(endpoint, candidate, config.smoke_test, config.data, config.golden, run)
+            retire.fn(version, config.export, run)
     return {**told, "version": version.number, "server": endpoint.server}
 
 

@@ -17,17 +17,19 @@ import tiny_server
 from free_ports import free_port
 from hypothesis import given
 from hypothesis import strategies as st
+from pipelines import written
 from prefect.logging import disable_run_logger
 from pydantic import ValidationError
 from waiting import eventually
 
+from configs.loading import Pipeline
 from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig, SmokeTestConfig
-from tasks import deploy_journal, model_versions, served_answers, undoing, unfinished_deploys
+from tasks import deploy_journal, model_versions, served_answers, stopping, undoing, unfinished_deploys
 from tasks.answers import kept_answers
 from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
 from tasks.deploy_journal import Journal
 from tasks.deployment import deploy, withdraw
-from tasks.errors import DeployFailed, EnvironmentFault
+from tasks.errors import AlreadyRunning, DeployFailed, EnvironmentFault
 from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.retention import retire
@@ -760,6 +762,56 @@ class TestExternal:
         values = {"target": "external", "host": "models", **changed}
         with pytest.raises(ValidationError, match=said):
             DeploymentConfig(**values)
+
+
+class TestStop:
+    """`slipway stop`."""
+
+    @pytest.fixture
+    def pipeline(self, tmp_path: Path) -> Pipeline:
+        """The pipeline of the model `small`."""
+        return written(tmp_path / "pipeline", {})
+
+    def test_a_replaced_server_is_stopped_too(
+        self, record: ServerRecord, program: Path, pipeline: Pipeline
+    ) -> None:
+        """Its replacement was killed before it was proven: neither is left."""
+        old = _started(record)
+        server_records.set_aside(old)
+        new = _started(replace(record, grpc_port=free_port(), rest_port=free_port()))
+        assert [each.handle for each in stopping.stop(pipeline)] == [old.handle, new.handle]
+        assert not _servers(program)
+        assert server_records.read_replaced("small") is None
+        assert stopping.stop(pipeline) == []
+
+    def test_one_whose_start_was_not_noted_is_stopped_too(
+        self, record: ServerRecord, program: Path, pipeline: Pipeline, run: Run
+    ) -> None:
+        """A deploy was killed between starting a server and noting it: the journal has its plan."""
+        old = _started(record)
+        planned = replace(record, grpc_port=free_port(), rest_port=free_port(), identity="new")
+        server_process.start(planned, model_servers.flags_of(planned))
+        deploy_journal.write(Journal("small", "r1", run.model_base_path, "published", None, (), planned))
+        assert len(stopping.stop(pipeline)) == 2
+        assert not _servers(program), old
+
+    def test_a_deploy_that_is_under_way_is_not_disturbed(
+        self, record: ServerRecord, program: Path, pipeline: Pipeline
+    ) -> None:
+        """It would start a server again, or fail its smoke test: exit code 4, and the server serves on."""
+        _started(record)
+        with (
+            deploy_journal.held("small", 0),
+            pytest.raises(AlreadyRunning, match="another process is deploying small") as refused,
+        ):
+            stopping.stop(pipeline)
+        assert refused.value.exit_code == 4
+        assert len(_servers(program)) == 1
+
+    def test_nothing_is_made_where_nothing_ever_ran(self, pipeline: Pipeline, home: Path) -> None:
+        """Nor is anything found to be stopped."""
+        assert stopping.stop(pipeline) == []
+        assert not home.exists()
 
 
 class TestPublishAndRetire:

@@ -222,10 +222,20 @@ def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerReco
     return present
 
 
-def stop(model_name: str) -> None:
-    """Stop the model's server for good, where there is one."""
+def stop(model_name: str, planned: ServerRecord | None = None) -> list[ServerRecord]:
+    """Stop all servers of the model for good, and return them.
+
+    The one that was replaced and not settled yet is among them, and the one `planned` in its place, also if
+    its start was not noted. External servers are left alone.
+    """
     lone_servers.stop(model_name, "rehearsal")
-    record = model_servers.recorded(model_name)
-    if record is not None:
-        model_servers.stop(record)
-        server_records.mark_stopped(record)
+    present = model_servers.recorded(model_name) if planned is None else of_model(planned)
+    present = present or model_servers.recorded(model_name)
+    replaced = server_records.read_replaced(model_name)
+    stopped = {each.handle: each for each in (replaced, present) if each is not None and each.handle}
+    for each in stopped.values():
+        model_servers.stop(each)
+    if present is not None:
+        server_records.mark_stopped(present)
+    server_records.settle(model_name)
+    return list(stopped.values())

@@ -1,0 +1,37 @@
+"""Stopping what serves a model, by hand: no run, no Prefect."""
+
+from __future__ import annotations
+
+from configs.home import runs_folder
+from configs.loading import Pipeline
+from tasks import deploy_journal
+from tasks.deploy_journal import JournalUnreadable
+from tasks.errors import EnvironmentFault
+from tasks.runs import run_folders
+from tasks.servers import model_servers, rollouts
+from tasks.servers.server_records import ServerRecord
+
+
+def stop(pipeline: Pipeline) -> list[ServerRecord]:
+    """Drain and stop every server of the pipeline's model, and return them; versions and runs stay.
+
+    Holds the deploy lock. Raises AlreadyRunning while a deploy or a rollback is under way, and
+    EnvironmentFault for an external server, or if Docker does not answer.
+    """
+    name = pipeline.config.name
+    if model_servers.recorded(name) is None and not runs_folder(name).is_dir():
+        return []  # nothing was ever run here, and no folder is made
+    with deploy_journal.held(name, run_folders.longest_wait(pipeline.config.deployment)):
+        record = model_servers.recorded(name)
+        if record is not None and record.handle and record.target == "external":
+            raise EnvironmentFault(f"{name}: no run started {record.describe()}", "stop it where it runs")
+        return rollouts.stop(name, _planned(name))
+
+
+def _planned(name: str) -> ServerRecord | None:
+    """Return the server that a killed deploy was about to start, if any."""
+    try:
+        journal = deploy_journal.read(name)
+    except JournalUnreadable:
+        return None
+    return journal.server if journal else None
