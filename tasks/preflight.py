@@ -10,7 +10,14 @@ from configs.schema import DeploymentConfig, ExportConfig, LimitsConfig, Recipe,
 from tasks import model_versions, tensorflow_process
 from tasks.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
-from tasks.servers import model_servers, model_status, server_image, server_process, server_records
+from tasks.servers import (
+    model_servers,
+    model_status,
+    server_container,
+    server_image,
+    server_process,
+    server_records,
+)
 from tasks.servers.server_records import ServerRecord
 from tasks.stages import report, stage
 
@@ -55,6 +62,8 @@ def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run)
     kind, program, reason = _choose(deployment, server, record)
     address = str(server.address) if kind == "docker" else server_records.LOOPBACK
     _refuse_tls_that_asks_back(server)
+    if kind == "docker":
+        server_container.user(run.model_base_path, server.ssl_config_file)
     _refuse_foreign(address)
     ports = _ports(deployment, record, run.pipeline, address)
     return ServingTarget(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 import time
 from collections.abc import Sequence
@@ -25,9 +26,10 @@ TLS_INSIDE = "/tls/ssl_config"
 
 _LIMITS_OF_OLD = ContainerLimits(memory_mb=4096, cpus=1, pids=512)
 """Of a server that was noted by a release whose records had no limits."""
-_UNPRIVILEGED = "65532:65532"
-"""The user of our image, model_server."""
-_READABLE_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
+_UNPRIVILEGED = 65532
+"""The user and group of our image, model_server."""
+_OTHER_UNPRIVILEGED = 65533
+"""For models that belong to user 65532, as the pipeline's image writes them."""
 _RESTARTED: Any = {"Name": "unless-stopped"}
 _NOT_RESTARTED: Any = {"Name": "no"}
 _LOOK_SECONDS = 0.5
@@ -99,7 +101,7 @@ def start(
     capabilities, and is not removed when it ends, so that its log can be read.
     """
     client, name = engine(), _name(record, role)
-    user = _user(Path(record.model_base_path))
+    runs_as = user(Path(record.model_base_path), record.tls)
     _remove(client, name)
     if record.network == "relayed":
         relay.have_network(client)
@@ -109,13 +111,13 @@ def start(
             list(flags),
             name=name,
             detach=True,
-            user=user,
+            user=runs_as,
             read_only=True,
             tmpfs={"/tmp": "size=256m"},  # noqa: S108 (inside the container)
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             init=True,  # the official image's entrypoint does not pass SIGTERM on
-            environment=_environment(record, beside),
+            environment=_environment(record, beside, role),
             labels={"slipway.model": record.model_name, "slipway.home": str(home())},
             mounts=_mounts(record),
             **_network(record),
@@ -139,17 +141,27 @@ def _let_in_or_end(record: ServerRecord, container: Container) -> None:
         raise
 
 
-def _user(base: Path) -> str:
-    """Return as whom the server runs: the owner of the models, or where that is root, nobody's id."""
+def user(base: Path, keys: str = "") -> str:
+    """Return as whom the server runs, `uid:gid`: never the owner of the models, who alone reads the answers.
+
+    Its group is that of the models, so that a private key can be readable for the group alone; for models
+    of root, nobody's. Raises EnvironmentFault if it could not read the models, or the file with the keys.
+    """
     owner = base.stat()
-    if owner.st_uid:
-        return f"{owner.st_uid}:{owner.st_gid}"
-    if owner.st_mode & _READABLE_BY_OTHERS != _READABLE_BY_OTHERS:
-        raise DeployFailed(
-            f"{base} belongs to root and is closed to others: a server that is not root cannot read it",
-            f"chmod o+rx {base}",
-        )
-    return _UNPRIVILEGED
+    uid = _OTHER_UNPRIVILEGED if owner.st_uid == _UNPRIVILEGED else _UNPRIVILEGED
+    gid = owner.st_gid if owner.st_uid and owner.st_gid else _UNPRIVILEGED
+    needed = {base: stat.S_IROTH | stat.S_IXOTH, **({Path(keys): stat.S_IROTH} if keys else {})}
+    for path, bits in needed.items():
+        found = path.stat()
+        group = found.st_mode >> 3 if found.st_gid == gid else 0
+        if (found.st_mode | group) & bits != bits:
+            mode = "rx" if path == base else "r"
+            who = "g" if found.st_gid == gid else "o"
+            raise EnvironmentFault(
+                f"{path} cannot be read by the model server: in its container it is {uid}:{gid}",
+                f"chmod {who}+{mode} {shlex.quote(str(path))}",
+            )
+    return f"{uid}:{gid}"
 
 
 def _mounts(record: ServerRecord) -> list[Mount]:
