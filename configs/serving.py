@@ -177,6 +177,11 @@ class ServerConfig(Slice):
     limits: LimitsConfig = LimitsConfig()
     """Of the container; other limits are another server, which takes the running one's place."""
 
+    published_only: bool = True
+    """Whether Slipway's own server serves only versions that a run published: a folder that somebody copied
+    into the base path is ignored, and the server's log says so. Those that are there before the first run
+    count as published. Has no effect on an `image`, an `executable` or an external server."""
+
     flags: dict[str, str | bool | int | float] = {}
     """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`. The file
     of `ssl_config_file` is relative to the YAML, and read-only in a container."""
@@ -204,6 +209,11 @@ class ServerConfig(Slice):
         if self.executable is not None and not self.insecure:
             raise ValueError("an executable may listen on all addresses, without TLS: say insecure: true")
         return self
+
+    @property
+    def serves_published_only(self) -> bool:
+        """Whether the server that a run starts ignores versions that no run published."""
+        return self.published_only and self.image is None and self.executable is None
 
     @property
     def ssl_config_file(self) -> str:

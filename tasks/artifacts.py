@@ -91,6 +91,8 @@ class ServingTarget:
     """File of the server's key and certificate; "" where it speaks without TLS."""
     host: str = "127.0.0.1"
     """Where it listens, or for `external` where it can be reached."""
+    published_only: bool = False
+    """Whether the server ignores versions that no run published."""
 
     def proved(self) -> str:
         """Say what this proves."""

@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 
-def write(file: Path, content: bytes, *, synced: bool = True) -> None:
-    """Make `file` hold `content`, at one instant, and where `synced` on disk. Makes its folder."""
+def write(file: Path, content: bytes, *, synced: bool = True, mode: int | None = None) -> None:
+    """Make `file` hold `content`, at one instant, and where `synced` on disk. Makes its folder.
+
+    Its mode is `mode`, or what the umask leaves.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         partial.write_bytes(content)
+        if mode is not None:
+            partial.chmod(mode)
         if synced:
             sync(partial)
         partial.replace(file)

@@ -5,7 +5,7 @@ A child of the base path whose name is an integer is a version, and servers may 
 rename and leaves by one rename. Beside the versions lie, all with names that are no integers:
 `.candidate-<run id>/` (exported, not yet proven), `.canary-<run id>/` (what a server that no client knows
 loads), `<number>.withdrawn/` (published, found wanting, kept for inspection), `.highest_version` (no number
-is ever used twice) and `.lock`.
+is ever used twice), `.published` (tasks/published_versions.py) and `.lock`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from configs.export import ANSWERS
 from configs.home import make_readable
-from tasks import state_files, version_seals
+from tasks import published_versions, state_files, version_seals
 from tasks.durable_files import sync
 from tasks.errors import EnvironmentFault, VersionExists
 from tasks.state_files import StateFileDamaged
@@ -92,14 +92,17 @@ def publish(
     version_names: str,
     now: Callable[[], float] = time.time,
     origin: Mapping[str, Any] | None = None,
+    *,
+    published_only: bool = False,
 ) -> Path:
     """Make the candidate the highest version, visible to servers at one instant; return its folder.
 
     `origin` says which run published it (`run_id`), and whatever else that run wants to read there later.
 
-    A list of its files is written into it (tasks/version_seals.py). All of it is on disk before the rename,
-    and the rename before this returns. Numbers only rise, even
-    if the clock goes back or the highest version was removed. Raises VersionExists, EnvironmentFault.
+    A list of its files is written into it (tasks/version_seals.py). With `published_only` it is listed for
+    our server (tasks/published_versions.py), with all that were there before the first listed one. All of it
+    is on disk before the rename, and the rename before this returns. Numbers only rise, even if the clock
+    goes back or the highest version was removed. Raises VersionExists, EnvironmentFault.
     """
     with _locked(base):
         number = _next_number(base, version_names, now)
@@ -111,10 +114,42 @@ def publish(
         version_seals.seal(candidate)
         _let_servers_read(candidate)
         _sync_tree(candidate)
+        known = published_versions.listed(base)
+        earlier = _unlisted(base) if known is None else known
         state_files.write(base / _HIGHEST, {"number": number})
+        if published_only:
+            published_versions.write(base, {**earlier, number: published_versions.digest(candidate)})
+        else:
+            published_versions.remove(base)
         os.rename(candidate, folder)
         sync(base)
     return folder
+
+
+def list_published(base: Path) -> None:
+    """Write the list of published versions if there is none, or it is damaged."""
+    if published_versions.listed(base) is None:
+        with _locked(base):
+            if published_versions.listed(base) is None:
+                published_versions.write(base, _unlisted(base))
+
+
+def _unlisted(base: Path) -> dict[int, str]:
+    """Return what a list would hold that is missing: all versions that are there.
+
+    Numbers only rise, and only by publishing: one above the highest that was recorded is not a run's.
+    """
+    highest = _recorded_highest(base)
+    return {
+        number: published_versions.digest(folder)
+        for number, folder in versions(base).items()
+        if highest is None or number <= highest
+    }
+
+
+def published(base: Path) -> dict[int, Path]:
+    """Return the versions that our server loads: those that runs published, if the base path lists them."""
+    return published_versions.only(base, versions(base))
 
 
 def run_id_of(folder: Path) -> str | None:
@@ -152,15 +187,16 @@ def _next_number(base: Path, version_names: str, now: Callable[[], float]) -> in
 
 def highest_ever(base: Path) -> int:
     """Return the highest number that is or was in use under `base`; 0 where none was."""
-    numbers = [*versions(base), *withdrawn(base)]
+    return max([*versions(base), *withdrawn(base), _recorded_highest(base) or 0])
+
+
+def _recorded_highest(base: Path) -> int | None:
     try:
         recorded = (state_files.read(base / _HIGHEST) or {}).get("number")
     except StateFileDamaged as error:
         _log.warning("%s: continuing from the version folders", error)
-    else:
-        if isinstance(recorded, int) and 0 <= recorded <= _INT64_MAX:
-            numbers.append(recorded)
-    return max(numbers, default=0)
+        return None
+    return recorded if isinstance(recorded, int) and 0 <= recorded <= _INT64_MAX else None
 
 
 def _let_servers_read(folder: Path) -> None:
@@ -194,7 +230,15 @@ def withdraw(base: Path, number: int) -> Path | None:
         _remove_tree(hidden)
         os.rename(folder, hidden)
         sync(base)
+        _forget(base, {number})
     return hidden
+
+
+def _forget(base: Path, numbers: set[int]) -> None:
+    """Take versions off the list, so that no copy under such a number is served."""
+    known = published_versions.listed(base)
+    if known is not None and numbers & set(known):
+        published_versions.write(base, {each: known[each] for each in known if each not in numbers})
 
 
 def prune(base: Path, keep: int, protected: set[int]) -> tuple[int, ...]:
@@ -209,6 +253,7 @@ def prune(base: Path, keep: int, protected: set[int]) -> tuple[int, ...]:
         doomed = tuple(number for number in present if number not in newest | protected)
         for number in doomed:
             _remove(present[number])
+        _forget(base, set(doomed))
         _remove_leftovers(base, keep, oldest_kept=min(versions(base), default=0))
     return doomed
 

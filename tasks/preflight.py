@@ -79,6 +79,7 @@ def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run)
         address=address,
         tls=server.ssl_config_file,
         host=server_records.LOOPBACK if address == _ALL else address,
+        published_only=server.serves_published_only,
         grpc_port=ports["grpc_port"],
         rest_port=ports["rest_port"],
     )

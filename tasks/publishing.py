@@ -37,8 +37,9 @@ def publish(
             extra_assets.complete(candidate.path, previous, current_record().checks)
         origin = {"run_id": run.run_id, "previous": previous}
         folder = model_versions.publish(
-            candidate.path, run.model_base_path, export.version_names, origin=origin
-        )
+            candidate.path, run.model_base_path, export.version_names, origin=origin,
+            published_only=target.published_only,
+        )  # fmt: skip
     else:
         folder = found[0]
     number = int(folder.name)
@@ -53,4 +54,4 @@ def _serving_before(run: Run) -> int | None:
     """
     record = model_servers.running(run.pipeline)
     live = model_status.live_version(record.rest, run.pipeline) if record else None
-    return live or max(model_versions.versions(run.model_base_path), default=None)
+    return live or max(model_versions.published(run.model_base_path), default=None)

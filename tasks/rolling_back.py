@@ -66,7 +66,7 @@ def _recorded(journal: Journal, pipeline: Pipeline, run: Run) -> Withdrawal:
 
 def _target(run: Run, to: int | None) -> int:
     """Return the version to go back to. Raises ConfigError, naming those that there are."""
-    present = sorted(model_versions.versions(run.model_base_path))
+    present = sorted(model_versions.published(run.model_base_path))
     live = _live(run) or max(present, default=None)
     earlier = [number for number in present if live is not None and number < live]
     if earlier and to is None:

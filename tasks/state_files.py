@@ -24,12 +24,15 @@ class StateFileDamaged(Exception):
     """The file exists and its content cannot be trusted; the message names the file and the damage."""
 
 
-def write(file: Path, fields: Mapping[str, Any]) -> None:
-    """Replace the file durably. `fields` must be JSON. A folder in the file's place is moved aside."""
+def write(file: Path, fields: Mapping[str, Any], *, readable: bool = False) -> None:
+    """Replace the file durably. `fields` must be JSON. A folder in the file's place is moved aside.
+
+    A `readable` file can be read by other users, whatever the umask.
+    """
     content = {**fields, "schema": SCHEMA}
     text = json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n"
     _move_folder_aside(file)
-    durable_files.write(file, text.encode())
+    durable_files.write(file, text.encode(), mode=0o644 if readable else None)
 
 
 def read(file: Path) -> dict[str, Any] | None:

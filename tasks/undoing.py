@@ -55,7 +55,7 @@ def undo(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestCo
 
 def _to_serve(journal: Journal) -> int | None:
     """Return the version of before, while it is there, else the highest that stays."""
-    staying = set(model_versions.versions(journal.model_base_path)) - set(journal.versions)
+    staying = set(model_versions.published(journal.model_base_path)) - set(journal.versions)
     return journal.previous if journal.previous in staying else max(staying, default=None)
 
 

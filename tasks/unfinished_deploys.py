@@ -125,7 +125,7 @@ def _settle(
 
 def _highest(journal: Journal) -> int | None:
     """Return the version that servers take: none lower is ever loaded, and would be proven in vain."""
-    return max(model_versions.versions(journal.model_base_path), default=None)
+    return max(model_versions.published(journal.model_base_path), default=None)
 
 
 def _finish(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> str:
@@ -155,7 +155,7 @@ def _settle_unreadable(
     It is where its run's deploy is filed as committed. Else it is proven now, or withdrawn.
     """
     told = f"the deploy journal cannot be read ({error.message})"
-    present = model_versions.versions(run.model_base_path)
+    present = model_versions.published(run.model_base_path)
     if not present:
         deploy_journal.discard(run.pipeline)
         return Recovery(told, "no version is there that it could be about")
@@ -174,7 +174,7 @@ def _settle_unreadable(
 def _revived(deployment: DeploymentConfig, run: Run) -> Recovery:
     """Start the server on record that died, or hangs; while this run trains, the last version answers."""
     record, seconds = model_servers.recorded(run.pipeline), deployment.load_timeout_seconds
-    version = max(model_versions.versions(run.model_base_path), default=None)
+    version = max(model_versions.published(run.model_base_path), default=None)
     if record is None or not record.handle or version is None:
         return Recovery()
     is_alive = model_servers.is_alive(record)

@@ -5,6 +5,7 @@ All tests share one served model (`world`) and go on from what the test before l
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -338,6 +339,24 @@ class TestAChangedServer:
         world.tell(fault, "the next run", done["recovery"], client, done["seconds"])
         assert "stays: its answers are those it was deployed with" in done["recovery"]
         assert client.failures == []
+
+
+class TestACopiedVersion:
+    """A folder that somebody copies into the base path, with the highest number of all."""
+
+    def test_it_is_never_served_and_the_next_run_deploys(self, world: World, models: Models) -> None:  # noqa: F811
+        """Every answer is an approved version's; the server's log names the folder."""
+        number = world.highest() + 3
+        with Client(world.ports[0]) as client:
+            copied = models.publish(world.base, BAD).rename(world.base / f"{number:04d}")
+            log = world.home / "servers" / f"{NAME}.log"
+            eventually(lambda: f"{copied} is not served: no run published it" in log.read_text())
+            done = world.deploy(BETTER)
+        world.tell("a version copied by hand", "the next run", "it is not served", client, None)
+        shutil.rmtree(copied)
+        assert done["version"] == number + 1
+        assert client.failures == []
+        assert set(client.models) <= {GOOD, BETTER} and client.models[-1] == BETTER
 
 
 class TestADamagedJournal:

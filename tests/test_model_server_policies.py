@@ -24,6 +24,8 @@ from model_server_lives import (
     wait_for_available,
 )
 
+from tasks import model_versions, published_versions
+
 
 class Shelf:
     """A server of model "m", of which versions 1 to 3 are on disk."""
@@ -156,6 +158,70 @@ def test_an_emptied_base_path_may_unload_the_model(
     (tmp_path / "elsewhere").rename(base_path)
     wait_until(lambda: statuses(server) == [(1, AVAILABLE, "")], "version 1", lambda: server.log)
     assert answer(server) == 1
+
+
+class TestPublishedOnly:
+    """MODEL_SERVER_PUBLISHED_ONLY=true, with base paths as the pipeline's `publish` makes them."""
+
+    @pytest.fixture
+    def base_path(self, models: Models, tmp_path: Path) -> Path:
+        """Version 1 is published."""
+        self._publish(models, tmp_path / "m", 1)
+        return tmp_path / "m"
+
+    def _publish(self, models: Models, base_path: Path, model: int) -> int:
+        candidate = models.publish(base_path, model).rename(base_path / ".candidate-r")
+        return int(model_versions.publish(candidate, base_path, "sequential", published_only=True).name)
+
+    def test_a_copied_folder_is_not_served(
+        self, models: Models, start_server: StartServer, base_path: Path
+    ) -> None:
+        """Neither another model, nor a copy of the published one; the log says why, and what to do."""
+        server = start_server(base_path, MODEL_SERVER_PUBLISHED_ONLY="true")
+        models.publish(base_path, 5).rename(base_path / "7")
+        shutil.copytree(base_path / "0001", base_path / "8")
+        server.wait_for_log(f"{base_path / '7'} is not served: no run published it")
+        server.wait_for_log(f"{base_path / '8'} is not served: no run published it")
+        server.wait_for_log("Remove it and let a run publish that model, or set MODEL_SERVER_PUBLISHED_ONLY")
+        assert self._publish(models, base_path, 2) == 9
+        wait_until(lambda: _served(server) == [9], "version 9", lambda: server.log)
+
+    def test_a_withdrawn_version_that_somebody_puts_back_is_not_served(
+        self, models: Models, start_server: StartServer, base_path: Path
+    ) -> None:
+        """It was withdrawn for a reason."""
+        assert self._publish(models, base_path, 2) == 2
+        hidden = model_versions.withdraw(base_path, 2)
+        assert hidden is not None
+        hidden.rename(base_path / "0002")
+        server = start_server(base_path, MODEL_SERVER_PUBLISHED_ONLY="true")
+        assert _served(server) == [1]
+
+    @pytest.mark.parametrize("damage", ["removed", "cut", "one digit of a digest"])
+    def test_what_serves_stays_while_the_list_is_damaged(
+        self, models: Models, start_server: StartServer, base_path: Path, damage: str
+    ) -> None:
+        """Nothing is unloaded for it; once the pipeline has rebuilt the list, new versions are taken."""
+        self._publish(models, base_path, 2)
+        server = start_server(base_path, MODEL_SERVER_PUBLISHED_ONLY="true")
+        file = base_path / ".published"
+        text = file.read_text()
+        if damage == "removed":
+            file.unlink()
+        elif damage == "cut":
+            file.write_text(text[:40])
+        else:
+            digest = published_versions.digest(base_path / "0002")
+            file.write_text(text.replace(digest, digest[:-1] + ("0" if digest[-1] != "0" else "1")))
+        server.wait_for_log("is missing" if damage == "removed" else "is damaged")
+        assert _served(server) == [2]
+        assert self._publish(models, base_path, 4) == 3
+        wait_until(lambda: _served(server) == [3], "version 3", lambda: server.log)
+        assert sorted(model_versions.published(base_path)) == [1, 2, 3]
+
+
+def _served(server: RunningServer) -> list[int]:
+    return [number for number, state, _ in statuses(server) if state == AVAILABLE]
 
 
 @pytest.mark.parametrize(("seconds", "sees_more"), [(0, False), (-1, None)])

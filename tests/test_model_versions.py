@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import model_versions
+from tasks import model_versions, published_versions
 from tasks.errors import EnvironmentFault, VersionExists
 
 
@@ -172,3 +173,39 @@ def test_a_killed_holder_frees_the_lock(base: Path) -> None:
         holder.wait()
         holder.stdout.close()
     assert model_versions.publish(_candidate(base), base, "sequential").name == "0001"
+
+
+class TestPublished:
+    """The list of versions that runs published."""
+
+    def test_versions_from_before_the_first_run_are_listed(self, base: Path) -> None:
+        """They were served before; what comes later by hand is not listed."""
+        (base / "3").mkdir(parents=True)
+        (base / "3" / "saved_model.pb").write_bytes(b"by hand")
+        folder = model_versions.publish(_candidate(base), base, "sequential", published_only=True)
+        shutil.copytree(folder, base / "9")
+        assert list(model_versions.published(base)) == [3, 4]
+        assert (base / ".published").stat().st_mode & 0o777 == 0o644
+
+    def test_a_lost_list_is_rebuilt_without_higher_numbers(self, base: Path) -> None:
+        """Numbers only rise by publishing: a copy above the highest one is somebody's own."""
+        folder = model_versions.publish(_candidate(base), base, "sequential", published_only=True)
+        shutil.copytree(folder, base / "9")
+        (base / ".published").write_bytes(b"")
+        model_versions.list_published(base)
+        assert list(model_versions.published(base)) == [1]
+
+    def test_withdrawn_and_removed_versions_leave_it(self, base: Path) -> None:
+        """So that nobody puts them back under their numbers."""
+        for _ in range(4):
+            model_versions.publish(_candidate(base), base, "sequential", published_only=True)
+        model_versions.withdraw(base, 4)
+        model_versions.prune(base, 2, set())
+        assert sorted(published_versions.listed(base) or ()) == [2, 3]
+
+    def test_without_the_setting_there_is_no_list(self, base: Path) -> None:
+        """Versions that are put there by hand are versions then."""
+        model_versions.publish(_candidate(base), base, "sequential", published_only=True)
+        folder = model_versions.publish(_candidate(base), base, "sequential")
+        shutil.copytree(folder, base / "9")
+        assert list(model_versions.published(base)) == [1, 2, 9]

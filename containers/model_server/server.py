@@ -76,6 +76,7 @@ class ModelServer:
                 retry_interval_seconds=options.load_retry_interval_micros / 1e6,
                 settle_seconds=settings.settle_seconds,
                 unload_when_empty=settings.unload_when_empty,
+                published_only=settings.published_only,
             ),
             loading_threads.make(options.num_load_threads, "load", config),
             loading_threads.make(options.num_unload_threads, "unload", config),

@@ -51,6 +51,7 @@ class Settings:
     unload_when_empty: bool
     reload: bool
     share_ports: bool
+    published_only: bool
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -86,6 +87,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("unload_when_empty", False, "A base path that holds no version any more unloads the model"),
     Setting("reload", True, "HandleReloadConfigRequest replaces the models; false refuses it"),
     Setting("share_ports", False, "Listen beside a server of this user's that is about to stop"),
+    Setting("published_only", False, "Serve only versions that `<base path>/.published` lists, by digest"),
 )
 
 

@@ -33,6 +33,8 @@ class LoadPolicy:
     """For how long a version's files must not have changed before it is loaded."""
     unload_when_empty: bool = False
     """Whether a base path without any version unloads the model, as the official server does."""
+    published_only: bool = False
+    """Whether a version that `.published` does not list is ignored."""
 
 
 @dataclass

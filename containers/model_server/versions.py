@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_server import version_directories
+from model_server import published, version_directories
 from model_server.model_config import ModelConfig
 from model_server.routing import Route
 from model_server.servable_store import ServableStore
@@ -122,16 +122,26 @@ class ModelVersions:
             return
         try:
             found = version_directories.find(config.base_path)
+            found, complaints = self._published(config.base_path, found)
+        except published.NoList as error:
+            self._remind(str(error))
+            return
         except OSError:
             self._remind(f"Could not find base path {config.base_path} for servable {self.name}.")
             return
         wanted = config.policy.choose({number: paths[-1] for number, paths in found.items()})
-        self._remind(" ".join(_complaints(config, found, wanted)), bool(wanted))
+        self._remind(" ".join([*complaints.values(), *_complaints(config, found, wanted)]), bool(wanted))
         if not wanted and not self._policy.unload_when_empty:
             return
         with self._changed:
             if self.config is config:
                 self._wanted = wanted
+
+    def _published(
+        self, base_path: Path, found: dict[int, list[Path]]
+    ) -> tuple[dict[int, list[Path]], dict[Path, str]]:
+        """Return the versions that may be served, and a complaint for each other. Raises NoList."""
+        return published.only(base_path, found) if self._policy.published_only else (found, {})
 
     def _remind(self, complaint: str, anything_wanted: bool = False) -> None:
         """Log what polls miss: when it is new, and now and then while nothing is in service."""

@@ -13,6 +13,7 @@ from types import ModuleType
 import psutil
 
 from configs.schema import ServerConfig
+from tasks import model_versions
 from tasks.artifacts import Run, ServingTarget
 from tasks.errors import DeployFailed, EnvironmentFault
 from tasks.servers import (
@@ -109,7 +110,8 @@ def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
     network = [server.network] if kind == "docker" and server.network != "published" else []
     limits = [server.limits.model_dump_json(), str(server.address)] if kind == "docker" else []
     keys = [_digest(Path(server.ssl_config_file))] if server.ssl_config_file else []
-    text = "\n".join([kind, what, str(base), *network, *limits, *keys, *own_flags(server)])
+    only = ["published only"] if kind != "external" and server.serves_published_only else []
+    text = "\n".join([kind, what, str(base), *network, *limits, *keys, *only, *own_flags(server)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -147,6 +149,7 @@ def planned(target: ServingTarget, run: Run) -> ServerRecord:
         tls=target.tls,
         relay=target.relay,
         host=target.host,
+        published_only=target.published_only,
         grpc_port=target.grpc_port,
         rest_port=target.rest_port,
     )
@@ -157,7 +160,13 @@ def start(record: ServerRecord) -> ServerRecord:
 
     Raises DeployFailed where it cannot be started; whether it comes up is for `wait_until_live`.
     """
+    _list_published(record)
     return noted(record, _kind(record).start(record, flags_of(record)))
+
+
+def _list_published(record: ServerRecord) -> None:
+    if record.published_only:
+        model_versions.list_published(Path(record.model_base_path))
 
 
 def _kind(record: ServerRecord) -> ModuleType:
@@ -176,6 +185,7 @@ def start_beside(record: ServerRecord, deadline: Deadline, log_copy: Path) -> Se
     In the machine's network both take connections then; behind a relay, `let_clients_in` lets them come.
     Raises DeployFailed, with the last lines of its log.
     """
+    _list_published(record)
     started = noted(record, _kind(record).start(record, flags_of(record), beside=True))
     while not _kind(record).can_answer(started):
         if deadline.passed or not is_alive(started):

@@ -171,8 +171,10 @@ def _mounts(record: ServerRecord) -> list[Mount]:
     return [Mount(inside, outside, type="bind", read_only=True) for inside, outside in mounted.items()]
 
 
-def _environment(record: ServerRecord, beside: bool) -> dict[str, str]:
+def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> dict[str, str]:
     environment = {"MODEL_NAME": record.model_name, "MODEL_SERVER_RELOAD": "false"}
+    if record.published_only and role is None:
+        environment["MODEL_SERVER_PUBLISHED_ONLY"] = "true"
     if record.network == "host":
         environment["MODEL_SERVER_HOST"] = "127.0.0.1"
         if beside:

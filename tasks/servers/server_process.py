@@ -71,7 +71,7 @@ def start(
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     try:
-        process = _spawn([*command, *flags], log, _environment(beside, role))
+        process = _spawn([*command, *flags], log, _environment(record, beside, role))
     except OSError as error:
         raise DeployFailed(f"{command[0]} cannot be run: {error.strerror}", "run it by hand to see") from None
     return process_identity.of(process.pid)
@@ -113,6 +113,7 @@ def _rebuilt(model_name: str, process: psutil.Process) -> ServerRecord:
         log=str(log_file(model_name)),
         started_at=started.isoformat(timespec="seconds"),
         tls=given.get("ssl_config_file", ""),
+        published_only=process.environ().get("MODEL_SERVER_PUBLISHED_ONLY") == "true",
     )
 
 
@@ -141,11 +142,12 @@ def _leads(process: psutil.Process) -> bool:
         return False
 
 
-def _environment(beside: bool, role: LoneRole | None) -> dict[str, str]:
+def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
     environment = {"MODEL_SERVER_RELOAD": "false", **given, "MODEL_SERVER_HOST": "127.0.0.1"}
     if beside:
         environment["MODEL_SERVER_SHARE_PORTS"] = "true"
+    environment["MODEL_SERVER_PUBLISHED_ONLY"] = str(record.published_only and role is None).lower()
     if role is not None:
         environment.pop("MODEL_SERVER_REQUEST_LOG", None)  # what it is asked, no client asked
     return environment

@@ -56,6 +56,8 @@ class ServerRecord:
     """File of the server's key and certificate; "" where it speaks without TLS."""
     host: str = LOOPBACK
     """Where it can be reached."""
+    published_only: bool = False
+    """Whether it ignores versions that no run published."""
 
     @property
     def grpc(self) -> str:
