@@ -14,7 +14,7 @@ from configs.home import runs_folder
 from configs.loading import Pipeline
 from tasks.errors import EnvironmentFault
 from tasks.reports import run_report
-from tasks.runs import run_folders
+from tasks.runs import run_folders, run_order
 from tasks.servers import live_service
 
 console = Console(highlight=False)
@@ -45,7 +45,7 @@ def run(loaded: Pipeline, run_id: str | None, browser: bool) -> int:
 
 def _chosen(name: str, run_id: str | None) -> str:
     folders = runs_folder(name).glob("*/")
-    found = sorted(each.name for each in folders if _is_run(each.name, name))
+    found = [each.name for each in sorted(folders, key=run_order.started) if _is_run(each.name, name)]
     if not found:
         raise ConfigError(f"no run of {name} in {runs_folder(name)}", "slipway run starts one")
     if run_id is None:

@@ -29,12 +29,13 @@ from flows.reports import Reports
 from tasks import model_versions, stopping, tensorflow_process
 from tasks.artifacts import BuiltModel, Inspection, Probe, Verdict
 from tasks.exports import extra_assets
-from tasks.runs import lost_output, run_folders, run_records, tracebacks
+from tasks.runs import lost_output, run_folders, run_order, run_records, tracebacks
 from tasks.runs.resumable_runs import resumption
 from tasks.runs.verdicts import exit_code
 from tasks.servers import model_servers, model_status, server_records
 
 console = Console(highlight=False)
+_EXAMPLES = "offline/examples.tfrecord"
 _UNTOLD = "Prefect was not told how the run ended, and still calls it Running: its server does not answer"
 
 
@@ -288,7 +289,7 @@ def inspect(path: Path, values: Sequence[str]) -> int:
 
 def _last_examples(name: str) -> Path:
     verdict = run_folders.last_verdict(name)
-    found = sorted((home() / "runs" / name).glob("*/offline/examples.tfrecord"))
+    found = run_order.oldest_first(name, _EXAMPLES)
     if verdict is None or not found:
         raise SlipwayError(f"no run of {name} left examples to ask for", "name a TFRecord by --examples")
-    return found[-1]
+    return found[-1] / _EXAMPLES

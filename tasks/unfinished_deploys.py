@@ -14,7 +14,7 @@ from tasks import deploy_journal, model_versions, served_answers, undoing
 from tasks.artifacts import Endpoint, Recovery, Run
 from tasks.deploy_journal import Journal, JournalUnreadable
 from tasks.errors import DeployFailed, SlipwayError
-from tasks.runs import run_folders
+from tasks.runs import run_folders, run_order
 from tasks.servers import model_servers, model_status, rollouts
 from tasks.servers.model_servers import Deadline
 
@@ -57,7 +57,7 @@ def _is_left(name: str) -> bool:
 
 
 def _configurations(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*/config.yaml"))
+    return [each / "config.yaml" for each in run_order.oldest_first(folder.name, "config.yaml")]
 
 
 def _as_last_run(folder: Path) -> Pipeline:

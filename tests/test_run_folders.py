@@ -22,9 +22,10 @@ from pipelines import written
 from slipway_command import REPOSITORY
 
 from configs.loading import Pipeline, load_pipeline
+from tasks import unfinished_deploys
 from tasks.artifacts import Check
 from tasks.errors import AlreadyRunning, ConfigError, EnvironmentFault
-from tasks.runs import recorded_runs, run_folders
+from tasks.runs import recorded_runs, resumable_runs, run_folders, run_order
 from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
@@ -96,6 +97,64 @@ class TestRunIds:
         assert len(set(ids)) == 8
         assert all(run_id.startswith("21000101-000000-") for run_id in ids)
         assert run_folders.new_run_id("other") < "2099"
+
+
+class TestTheOrderOfRuns:
+    """By when they started: a name that somebody chose sorts after every date, or before."""
+
+    @staticmethod
+    def _ran(pipeline: Pipeline, run_id: str, outcome: str | None = None) -> Path:
+        run = run_folders.describe(pipeline, run_id)
+        with run_folders.opened(pipeline, run):
+            if outcome is not None:
+                run_folders.verdict_file(run).write_text(json.dumps({"outcome": outcome, "version": 1}))
+        return run.folder
+
+    def test_the_newest_is_the_one_that_started_last(self, pipeline: Pipeline) -> None:
+        """For the last verdict, since when a version serves, `--resume`, and what `slipway recover` reads."""
+        self._ran(pipeline, "manual-1", "failed")
+        old = self._ran(pipeline, run_folders.new_run_id("small"), "deployed")
+        newest = self._ran(pipeline, "0-again", "rejected")
+        assert run_folders.last_verdict("small") == {"outcome": "rejected", "version": 1}
+        assert unfinished_deploys._configurations(newest.parent)[-1] == newest / "config.yaml"
+        since = run_folders.serving_since("small", 1)
+        assert since is not None
+        assert since.timestamp() == pytest.approx((old / "verdict.json").stat().st_mtime, abs=1e-5)
+        with pytest.raises(ConfigError, match=f"run {old.name} was deployed after all that failed"):
+            resumable_runs.resumption(pipeline.file, "newest")
+        self._ran(pipeline, "manual-0")
+        assert resumable_runs.resumption(pipeline.file, "newest").run.run_id == "manual-0"
+
+    def test_a_resumed_run_keeps_its_place(self, pipeline: Pipeline) -> None:
+        """It has an older night's data: what was deployed since is newer."""
+        self._ran(pipeline, "manual-1", "failed")
+        self._ran(pipeline, run_folders.new_run_id("small"), "deployed")
+        self._ran(pipeline, "manual-1", "failed")
+        assert run_folders.last_verdict("small") == {"outcome": "deployed", "version": 1}
+
+    def test_a_clock_that_goes_back_changes_no_order(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each start is after all before it, whatever the clock says."""
+        ahead = self._ran(pipeline, "ahead")
+        (ahead / ".started").write_text("2099-12-31T23:59:59.999999+00:00")
+        self._ran(pipeline, "b", "rejected")
+        self._ran(pipeline, "a", "failed")
+        order = [folder.name for folder in run_order.oldest_first("small", "config.yaml")]
+        assert order == ["ahead", "b", "a"]
+        assert run_folders.new_run_id("small") > "2100"
+
+    @pytest.mark.parametrize("damage", ["", "yesterday", "9999-99-99", "0001-01-01T00:00:00+14:00"])
+    def test_a_damaged_start_is_taken_from_the_name_or_the_files(
+        self, pipeline: Pipeline, damage: str
+    ) -> None:
+        """Of a run that has a time as its name, that; of another, when its configuration was written."""
+        self._ran(pipeline, "chosen", "failed")
+        run_id = run_folders.new_run_id("small")
+        for folder in (self._ran(pipeline, run_id, "rejected"), run_folders.runs_folder("small") / "chosen"):
+            (folder / ".started").write_text(damage)
+        assert run_order.started(run_folders.runs_folder("small") / run_id) == run_order.time_in(run_id)
+        assert run_folders.last_verdict("small") == {"outcome": "rejected", "version": 1}
 
 
 class TestChosenIds:

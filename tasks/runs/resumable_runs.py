@@ -11,7 +11,7 @@ from configs.errors import ConfigError
 from configs.home import runs_folder
 from configs.loading import Pipeline, load_pipeline
 from tasks.artifacts import Run
-from tasks.runs import run_folders
+from tasks.runs import run_folders, run_order
 
 NEWEST = "newest"
 _ENDED = ("deployed", "rejected", "trained", "checked", "skipped")
@@ -93,7 +93,7 @@ def _named(name: str) -> str:
 
 def _run_ids(name: str) -> list[str]:
     """Return the runs that got as far as their configuration, the oldest first."""
-    return sorted(file.parent.name for file in runs_folder(name).glob("*/config.yaml"))
+    return [folder.name for folder in run_order.oldest_first(name, "config.yaml")]
 
 
 def _config_file(name: str, run_id: str) -> Path:

@@ -24,8 +24,8 @@ from configs.schema import DeploymentConfig
 from tasks import durable_files
 from tasks.artifacts import Run, Verdict
 from tasks.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_full
+from tasks.runs import run_order
 
-_RUN_ID = "%Y%m%d-%H%M%S-%f"
 _VERDICT = "verdict.json"
 _FLOW_RUN = ".flow_run"
 """Id of the Prefect flow run that works, or last worked, in the folder."""
@@ -44,28 +44,16 @@ class FlowRun:
 
 
 def new_run_id(pipeline_name: str) -> str:
-    """Return an id that sorts by time (UTC) and that no other run has: `20261122-030000-123456`.
+    """Return an id that no other run has, its start in UTC: `20261122-030000-123456`.
 
-    It sorts after all that the pipeline has, even if the clock went back: the last run is the one to resume,
-    and the one that `slipway status` shows.
+    It is after the start of every run of the pipeline, even if the clock went back: the last run is the one
+    to resume, and the one that `slipway status` shows.
     """
     now = datetime.now(timezone.utc)
-    if (newest := _newest_run_time(pipeline_name)) is not None and now <= newest:
+    if (newest := run_order.newest_start(pipeline_name)) is not None and now <= newest:
         # The fraction stays the clock's: it keeps two apart that begin at once.
         now = newest.replace(microsecond=now.microsecond) + timedelta(seconds=1)
-    return now.strftime(_RUN_ID)
-
-
-def _newest_run_time(pipeline_name: str) -> datetime | None:
-    times = (_time_in(folder.name) for folder in runs_folder(pipeline_name).glob("*"))
-    return max((time for time in times if time is not None), default=None)
-
-
-def _time_in(run_id: str) -> datetime | None:
-    try:
-        return datetime.strptime(run_id, _RUN_ID).replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None  # a name that somebody gave, or no run
+    return now.strftime(run_order.RUN_ID)
 
 
 def required_name(run_id: str) -> str:
@@ -148,6 +136,7 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
     try:
         note(folder, pipeline, run, flow)
         make(run)
+        run_order.record_start(run.folder)
         durable_files.write(run.folder / _FLOW_RUN, (flow.flow_run if flow else "").encode(), synced=False)
         durable_files.write(run.folder / "config.yaml", text.encode())
     except OSError as error:
@@ -196,13 +185,14 @@ def verdict_file(run: Run) -> Path:
 
 def last_verdict(pipeline_name: str) -> dict[str, Any] | None:
     """Return the newest verdict of the pipeline, None where no run has ended."""
-    files = sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"), reverse=True)
+    files = [folder / _VERDICT for folder in reversed(run_order.oldest_first(pipeline_name, _VERDICT))]
     return next((found for found in map(_verdict_in, files) if found is not None), None)
 
 
 def serving_since(pipeline_name: str, version: int) -> datetime | None:
     """Return when a run or a rollback last put the version into service; None if no verdict says so."""
-    for file in sorted(runs_folder(pipeline_name).glob(f"*/{_VERDICT}"), reverse=True):
+    for folder in reversed(run_order.oldest_first(pipeline_name, _VERDICT)):
+        file = folder / _VERDICT
         verdict = _verdict_in(file)
         if verdict and verdict.get("version") == version and verdict["outcome"] in ("deployed", "restored"):
             return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
