@@ -50,9 +50,10 @@ test-fast: install-dev  ## the tests of modules that run no flow: tests/selectio
 	@$(PYTEST) -m "not docker and not slow and not extended" $$($(BIN)/python tests/selections.py)
 
 .PHONY: test-avx2
-test-avx2: install-dev  ## run whole flows and the comparison of answers as on a processor without AVX-512
-	@TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q \
-	  tests/test_whole_flow.py tests/test_served_answers.py tests/test_validation.py tests/test_comparison.py
+test-avx2: install-dev  ## run two nights and the comparison of answers as on a processor without AVX-512
+	@TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) \
+	  tests/test_whole_flow.py::TestFirstRun tests/test_whole_flow.py::TestSecondRun \
+	  tests/test_served_answers.py tests/test_validation.py tests/test_comparison.py tests/test_exporting.py
 
 .PHONY: test-flaky
 test-flaky: install-dev  ## run the tests whose names match NAME 20 times, up to the first failure

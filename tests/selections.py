@@ -131,6 +131,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "test_a_proven_container_comes_back_with_the_machine",
         "test_a_second_run_swaps_into_the_same_container",
         "test_stop_drains_and_removes_the_container",
+        "test_a_run_after_stop_starts_a_new_container",
     )),
     "test_published_servers": Keep((
         "test_a_server_with_tls_is_proven_and_swapped",

@@ -10,6 +10,7 @@ from typing import Any
 
 import docker
 import pytest
+from finished_runs import run_from_publish
 from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
@@ -92,7 +93,7 @@ def test_a_second_run_swaps_into_the_same_container(
 ) -> None:
     """Same container, same ports, a higher version, and no failed answer meanwhile."""
     with DigitsLoop(deployed.verdict["endpoint"]["grpc"], held_out(deployed, module_slipway)) as client:
-        again = module_slipway.run(DIGITS, *QUICK, "deployment.target=docker", "training.seed=2")
+        again = run_from_publish(module_slipway, "deployment.target=docker")
     assert again.exit_code == 0, again.output
     assert module_slipway.record("digits")["handle"] == container["Id"]
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
@@ -104,7 +105,7 @@ def test_a_container_whose_engine_is_hidden_is_still_swapped(
     deployed: Finished, container: dict[str, Any], module_slipway: Slipway
 ) -> None:
     """The server needs no engine to load a new version, and the run says that none answers."""
-    again = module_slipway.run(DIGITS, *QUICK, "deployment.target=auto", DOCKER_HOST=NO_ENGINE)
+    again = run_from_publish(module_slipway, "deployment.target=auto", DOCKER_HOST=NO_ENGINE)
     assert again.exit_code == 0, again.output
     assert "still answers, though no Docker engine answers" in again.verdict["stages"][1]["proved"]
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
@@ -114,9 +115,8 @@ def test_a_container_that_dies_while_loading_is_told_with_its_log(
     engine: docker.DockerClient, slipway: Slipway
 ) -> None:
     """The error holds the last lines of the container's log; the version is withdrawn."""
-    failed = slipway.run(
-        DIGITS,
-        *QUICK,
+    failed = run_from_publish(
+        slipway,
         "deployment.target=docker",
         "server.flags.saved_model_tags=nobody",
         "server.flags.max_num_load_retries=0",
@@ -145,9 +145,7 @@ def test_models_that_the_server_could_not_read_are_told(
 
 def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClient, slipway: Slipway) -> None:
     """Where no base image can be had, one line says so, and how to make one."""
-    done = slipway.run(
-        DIGITS, *QUICK, "deployment.target=auto", SLIPWAY_BASE_IMAGE="localhost:9/nothing:here"
-    )
+    done = run_from_publish(slipway, "deployment.target=auto", SLIPWAY_BASE_IMAGE="localhost:9/nothing:here")
     assert done.exit_code == 0, done.output
     assert slipway.record("digits")["target"] == "process"
     assert "make base-image" in done.verdict["stages"][1]["proved"]
@@ -169,7 +167,7 @@ def test_a_run_after_stop_starts_a_new_container(
     """At the address before: the record of the stopped server keeps its ports, and names no container."""
     if module_slipway.record("digits")["handle"]:
         assert module_slipway("stop", DIGITS).exit_code == 0
-    again = module_slipway.run(DIGITS, *QUICK, "deployment.target=docker")
+    again = run_from_publish(module_slipway, "deployment.target=docker")
     assert again.exit_code == 0, again.output
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
     assert "(started)" in {stage["name"]: stage["proved"] for stage in again.verdict["stages"]}["deploy"]

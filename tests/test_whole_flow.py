@@ -8,20 +8,25 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from finished_runs import retrained, run_from_publish
 from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, REPOSITORY, Finished, Slipway, user_environment
+
+NO_ENGINE = "unix:///nonexistent/docker.sock"
 
 
 @pytest.fixture(scope="module")
 def first(module_slipway: Slipway) -> Finished:
-    """The digits, deployed for the first time."""
-    return module_slipway.run(DIGITS, *QUICK, "deployment.canary=true")
+    """The digits, deployed for the first time, where no Docker engine answers."""
+    chosen = ("deployment.canary=true", "deployment.target=auto")
+    return module_slipway.run(DIGITS, *QUICK, *chosen, DOCKER_HOST=NO_ENGINE)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,14 @@ class TestFirstRun:
         records, labels = held_out(first, module_slipway)
         assert len(records) > 300
         assert served_accuracy(first.verdict["endpoint"]["grpc"], records, labels) >= 0.95
+
+    def test_without_an_engine_auto_serves_by_a_process_and_says_why(
+        self, first: Finished, module_slipway: Slipway
+    ) -> None:
+        """One line of the table says that a local process serves, and that no engine answers."""
+        assert module_slipway.record("digits")["target"] == "process"
+        proved = first.verdict["stages"][1]["proved"]
+        assert "served by a local process: no Docker engine answers" in proved
 
     def test_it_says_where_it_serves_and_how_to_ask(self, first: Finished) -> None:
         """The last lines name the endpoint and give lines to paste."""
@@ -180,7 +193,7 @@ class TestGate:
 
     def test_a_slow_version_is_withdrawn(self, second: Any, module_slipway: Slipway) -> None:
         """A failed smoke test hides the new version; the one before answers; exit code 1."""
-        slow = module_slipway.run(DIGITS, *QUICK, "smoke_test.latency_p99_limit_ms=0.001")
+        slow = run_from_publish(module_slipway, "smoke_test.latency_p99_limit_ms=0.001")
         assert slow.exit_code == 1, slow.output
         assert slow.verdict["outcome"] == "rolled_back"
         assert slow.verdict["error"]["class"] == "SmokeTestFailed"
@@ -190,7 +203,7 @@ class TestGate:
 
     def test_the_next_run_deploys_again(self, second: Any, module_slipway: Slipway) -> None:
         """After a rejection and a withdrawal, a good model is deployed under a higher number."""
-        again = module_slipway.run(DIGITS, *QUICK, flow="run")
+        again = run_from_publish(module_slipway)
         assert again.exit_code == 0, again.output
         assert again.verdict["previous_version"] == second[0].verdict["version"]
 
@@ -245,15 +258,13 @@ def test_a_killed_run_gets_its_report_from_the_next(slipway: Slipway) -> None:
     assert "a last line" in page
 
 
-def test_retrain_leaves_a_candidate_and_publishes_nothing(slipway: Slipway) -> None:
+def test_retrain_leaves_a_candidate_and_publishes_nothing() -> None:
     """`slipway retrain` proves a candidate under a name that no server loads."""
-    done = slipway.run(DIGITS, *QUICK, flow="retrain")
-    assert done.exit_code == 0, done.output
+    home, done = retrained()
     assert done.verdict["outcome"] == "trained"
-    assert slipway.versions("digits") == []
-    assert (
-        slipway.home / "models" / "digits" / f".candidate-{done.verdict['run_id']}" / "saved_model.pb"
-    ).is_file()
+    base = home / "models" / "digits"
+    assert (base / f".candidate-{done.verdict['run_id']}" / "saved_model.pb").is_file()
+    assert not [child for child in base.iterdir() if child.name.isdigit()]
 
 
 def test_a_flow_runs_as_a_module(home: Path) -> None:
@@ -272,8 +283,8 @@ def test_a_server_that_dies_while_loading_is_told_with_its_log(slipway: Slipway,
     program = tmp_path / "broken_server"
     program.write_text("#!/bin/sh\necho cannot load: out of cheese >&2\nexit 7\n")
     program.chmod(0o755)
-    failed = slipway.run(
-        DIGITS, *QUICK, "deployment.target=auto", "server.insecure=true", f"server.executable={program}"
+    failed = run_from_publish(
+        slipway, "deployment.target=auto", "server.insecure=true", f"server.executable={program}"
     )
     assert failed.exit_code == 1
     assert failed.verdict["error"]["class"] == "DeployFailed"
@@ -284,14 +295,14 @@ def test_a_server_that_dies_while_loading_is_told_with_its_log(slipway: Slipway,
 
 def test_a_restarted_server_serves_at_the_same_address(slipway: Slipway) -> None:
     """After `slipway stop`, the next run starts a server on the ports of before."""
-    first = slipway.run(DIGITS, *QUICK)
+    first = run_from_publish(slipway)
     assert slipway("stop", DIGITS).exit_code == 0
     assert "no server" in slipway("stop", DIGITS).output
-    again = slipway.run(DIGITS, *QUICK, "server.flags.tensorflow_intra_op_parallelism=1")
+    again = run_from_publish(slipway, "server.flags.tensorflow_intra_op_parallelism=1")
     assert again.exit_code == 0, again.output
     assert again.verdict["previous_version"] == first.verdict["version"]
     assert again.verdict["endpoint"] == first.verdict["endpoint"]
-    changed = slipway.run(DIGITS, *QUICK, "server.flags.tensorflow_intra_op_parallelism=2")
+    changed = run_from_publish(slipway, "server.flags.tensorflow_intra_op_parallelism=2")
     assert changed.exit_code == 0, changed.output
     assert changed.verdict["endpoint"] == again.verdict["endpoint"]
 
@@ -321,9 +332,7 @@ class TestNothingIsChanged:
 
     def test_an_engine_that_does_not_answer(self, slipway: Slipway) -> None:
         """With target docker a silent engine is an error, before training."""
-        refused = slipway.run(
-            DIGITS, "deployment.target=docker", DOCKER_HOST="unix:///nonexistent/docker.sock"
-        )
+        refused = slipway.run(DIGITS, "deployment.target=docker", DOCKER_HOST=NO_ENGINE)
         assert refused.exit_code == 1
         assert "no Docker engine answers" in refused.verdict["error"]["message"]
         assert [stage["name"] for stage in refused.verdict["stages"]] == ["recover", "preflight"]
@@ -336,16 +345,6 @@ class TestNothingIsChanged:
         assert refused.verdict["outcome"] == "failed"
         assert refused.verdict["error"]["class"] == "ConfigError"
         assert not (slipway.home / "runs").exists()
-
-
-def test_without_an_engine_auto_serves_by_a_process_and_says_why(slipway: Slipway) -> None:
-    """One line of the table says that a local process serves, and that no engine answers."""
-    done = slipway.run(
-        DIGITS, *QUICK, "deployment.target=auto", DOCKER_HOST="unix:///nonexistent/docker.sock"
-    )
-    assert done.exit_code == 0, done.output
-    assert slipway.record("digits")["target"] == "process"
-    assert "served by a local process: no Docker engine answers" in done.verdict["stages"][1]["proved"]
 
 
 def _wait_for_training(process: subprocess.Popen[str]) -> None:
@@ -368,11 +367,34 @@ LONG = (
 class TestInterrupted:
     """Ctrl-C, and a second run, in the middle of training."""
 
-    def test_ctrl_c_leaves_no_process_and_a_checkpoint(self, slipway: Slipway) -> None:
+    @pytest.fixture(scope="class")
+    def training(
+        self, tmp_path_factory: pytest.TempPathFactory, prefect_api: str
+    ) -> Iterator[tuple[Slipway, subprocess.Popen[str]]]:
+        """A run that trains until it is ended."""
+        slipway = Slipway(tmp_path_factory.mktemp("home"), prefect_api)
+        process = slipway.start("run", DIGITS, *(part for setting in LONG for part in ("--set", setting)))
+        try:
+            _wait_for_training(process)
+            yield slipway, process
+        finally:
+            process.kill()
+            process.communicate(timeout=90)
+
+    def test_a_second_run_is_refused(self, training: tuple[Slipway, subprocess.Popen[str]]) -> None:
+        """While one run of a pipeline is under way, another is refused and changes nothing."""
+        slipway, process = training
+        refused = slipway.run(DIGITS)
+        assert refused.exit_code == 4
+        assert refused.verdict["error"]["class"] == "AlreadyRunning"
+        assert f"pid {process.pid}" in refused.verdict["error"]["message"]
+        assert len(list((slipway.home / "runs" / "digits").glob("2*"))) == 1
+
+    def test_ctrl_c_leaves_no_process_and_a_checkpoint(
+        self, training: tuple[Slipway, subprocess.Popen[str]]
+    ) -> None:
         """The trainer saves at the interrupted step and ends; the run's verdict says interrupted."""
-        options = [part for setting in LONG for part in ("--set", setting)]
-        process = slipway.start("run", DIGITS, *options)
-        _wait_for_training(process)
+        slipway, process = training
         (model_dir,) = slipway.home.glob("runs/digits/*/checkpoints")
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
@@ -384,21 +406,6 @@ class TestInterrupted:
         assert verdict["outcome"] == "cancelled"
         assert verdict["error"]["class"] == "Interrupted"
         assert max(steps) > 0, f"no checkpoint at the interrupted step among {steps}"
-
-    def test_a_second_run_is_refused(self, slipway: Slipway) -> None:
-        """While one run of a pipeline is under way, another is refused and changes nothing."""
-        options = [part for setting in LONG for part in ("--set", setting)]
-        process = slipway.start("run", DIGITS, *options)
-        try:
-            _wait_for_training(process)
-            refused = slipway.run(DIGITS)
-            assert refused.exit_code == 4
-            assert refused.verdict["error"]["class"] == "AlreadyRunning"
-            assert f"pid {process.pid}" in refused.verdict["error"]["message"]
-            assert len(list((slipway.home / "runs" / "digits").glob("2*"))) == 1
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=90)
 
 
 def test_the_second_night_is_held_against_what_is_served(slipway: Slipway) -> None:
