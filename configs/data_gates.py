@@ -123,7 +123,8 @@ class DataGates(Slice):
 
     unchanged: Literal["train", "skip"] = "train"
     """What to do when the examples are those of the version that is served, and so are `data`, `model`,
-    `training`, `export` and the Python files beside the YAML: train all the same, or skip the night and
+    `training`, `export`, the Python files below the YAML's folder, packages and files (vocabularies, assets)
+    that the YAML names, and the versions of TensorFlow and Slipway: train all the same, or skip the night and
     say so (outcome `skipped`, exit code 0)."""
 
     missed: Literal["reject", "report"] = "reject"

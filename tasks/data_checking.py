@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from configs.data_gates import DataGates
 from tasks import thresholds
@@ -13,7 +10,7 @@ from tasks.artifacts import DataReview, Examples, Run
 from tasks.data_quality import checks, statistics
 from tasks.data_quality.checks import Before
 from tasks.errors import DataError
-from tasks.exports import extra_assets
+from tasks.exports import extra_assets, source_digests
 from tasks.servers import served_versions
 from tasks.stages import stage
 
@@ -55,20 +52,9 @@ def _needless(gates: DataGates, examples: Examples, run: Run, served: tuple[int,
     number, folder = served
     manifest = extra_assets.read_manifest(folder)
     same_data = manifest.get("data_sha256") == examples.digest
-    same_code = manifest.get("code_sha256") == extra_assets.code_digest(run.source)
-    then, now = (_made_by(each / _CONFIG) for each in (extra_assets.private_folder_in(folder), run.folder))
-    if not (same_data and same_code and now and then == now):
+    configs = (each / _CONFIG for each in (extra_assets.private_folder_in(folder), run.folder))
+    then, now = map(source_digests.made_by, configs)
+    if not (same_data and now and then == now and extra_assets.same_inputs(run, manifest)):
         return ""
-    return (
-        f"examples, configuration and code are those of version {number}, which is served: nothing to train"
-    )
-
-
-def _made_by(config: Path) -> dict[str, Any]:
-    """Return what of a resolved configuration makes a model; {} where it is not there."""
-    try:
-        told = yaml.safe_load(config.read_text())
-        data = {key: value for key, value in told["data"].items() if key != "gates"}
-        return {"data": data, **{name: told[name] for name in ("model", "training", "export")}}
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
-        return {}
+    same = "examples, configuration, code and TensorFlow"
+    return f"{same} are those of version {number}, which is served: nothing to train"

@@ -24,7 +24,7 @@ from tasks.answers import offline_answers
 from tasks.artifacts import Candidate, Check
 from tasks.errors import ModelError
 from tasks.examples.tf_examples import read_records, serialize, write_records
-from tasks.exports import extra_assets
+from tasks.exports import extra_assets, source_digests
 from tasks.in_tensorflow import export, ingest, train, validate
 from tasks.tensorflow_process import ignore_progress
 
@@ -113,7 +113,8 @@ def test_extra_assets_and_the_manifest(tmp_path: Path) -> None:
     assert manifest == {
         "run_id": "r1", "pipeline": "small", "config_sha256": hashlib.sha256(config).hexdigest(),
         "data_sha256": examples.digest, "examples": 150, "git_commit": None, "git_changes": None,
-        "code_sha256": extra_assets.code_digest(folder), "seed": 1,
+        "code_sha256": source_digests.of_code(folder, folder / "r1" / "config.yaml"),
+        "files_sha256": source_digests.of_files(folder, folder / "r1" / "config.yaml"), "seed": 1,
         "checkpoint_step": 50, "metrics": {"accuracy": 0.75},
     }  # fmt: skip
 

@@ -22,7 +22,7 @@ from tasks.data_quality import checks, drift, statistics
 from tasks.data_quality.checks import Before
 from tasks.data_quality.statistics import FeatureStatistics, Point, Statistics
 from tasks.errors import DataError, Rejected
-from tasks.exports import extra_assets
+from tasks.exports import extra_assets, source_digests
 
 
 @pytest.fixture(autouse=True)
@@ -262,8 +262,9 @@ class Night:
         folder = self.run.model_base_path / "3"
         private = extra_assets.private_folder_in(folder)
         private.mkdir(parents=True)
-        made_of = {"data_sha256": self.examples.digest, "run_id": run_id,
-                   "code_sha256": extra_assets.code_digest(self.run.source), **manifest}  # fmt: skip
+        made_of = {
+            "data_sha256": self.examples.digest, "run_id": run_id, **extra_assets.inputs(self.run), **manifest
+        }  # fmt: skip
         (folder / "assets.extra" / "manifest.json").write_text(json.dumps(made_of))
         (private / statistics.NAME).write_bytes(statistics.in_examples(self.run.folder).read_bytes())
         self.configured(private / "config.yaml")
@@ -308,14 +309,55 @@ class TestStage:
 
     @pytest.mark.parametrize(
         "served",
-        [{"data_sha256": "other"}, {"code_sha256": "other"}, {"run_id": "r1"}],
-        ids=["data", "code", "published by this run, which was killed and goes on"],
+        [
+            {"data_sha256": "other"},
+            {"code_sha256": "other"},
+            {"files_sha256": "other"},
+            {"packages": {"tensorflow": "2.15.0"}},
+            {"packages": None},
+            {"run_id": "r1"},
+        ],
+        ids=[
+            "data",
+            "code",
+            "files",
+            "TensorFlow",
+            "no packages",
+            "published by this run, which was killed and goes on",
+        ],
     )
     def test_anything_new_is_trained_on(self, tmp_path: Path, served: dict[str, str]) -> None:
         """Other examples, or other Python files beside the YAML."""
         night = Night(tmp_path, unchanged="skip")
         night.served(**served)
         assert night.review().needless == ""
+
+    @pytest.mark.parametrize("changed", ["pipeline/heads/deep.py", "pipeline/words.txt", "trees/__init__.py"])
+    def test_a_file_that_the_model_is_made_of_counts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+    ) -> None:
+        """Of a subpackage, a vocabulary, and a module of a package elsewhere; others do not count."""
+        for name in ("pipeline/heads/deep.py", "pipeline/words.txt", "trees/__init__.py", "trees/oak.py"):
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).write_text("before")
+        monkeypatch.syspath_prepend(tmp_path)
+        columns = [{"kind": "categorical_vocabulary_file", "key": "city", "file": "words.txt"}]
+        model = {"feature_columns": columns, "factory": "trees.oak:build"}
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({"data": {}, "model": model, "training": {}, "export": {}}))
+
+        def digests() -> tuple[str, str]:
+            source = tmp_path / "pipeline"
+            return source_digests.of_code(source, config), source_digests.of_files(source, config)
+
+        before = digests()
+        others = (".venv/lib.py", "notes.txt", "env/pyvenv.cfg", "env/x.py")
+        for name in (f"pipeline/{other}" for other in others):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("of no model")
+        assert digests() == before
+        (tmp_path / changed).write_text("after")
+        assert digests() != before
 
     def test_another_configuration_is_trained_with(self, tmp_path: Path) -> None:
         """But the gates, ports and thresholds are no part of the model."""

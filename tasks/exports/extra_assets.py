@@ -5,7 +5,6 @@ No TensorFlow reads them, but they travel with the version, and servers take war
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -23,8 +22,10 @@ from configs.export import ANSWERS, MANIFEST, SERVING
 from configs.schema import ExportConfig
 from tasks.artifacts import Check, Checkpoint, Examples, Run
 from tasks.errors import ModelError
+from tasks.exports import source_digests
 
 _PACKAGES = ("slipway", "tensorflow", "tensorflow-estimator", "numpy", "protobuf", "prefect")
+_PACKAGES_THAT_TRAIN = ("slipway", "tensorflow", "tensorflow-estimator")
 _GIT_TIMEOUT_SECONDS = 10
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -57,12 +58,27 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def code_digest(source: Path) -> str:
-    """Return the SHA-256 of the Python files beside the YAML, their names included."""
-    found = hashlib.sha256()
-    for file in sorted(source.glob("*.py")):
-        found.update(f"{file.name}\0{_digest(file)}\n".encode())
-    return found.hexdigest()
+def inputs(run: Run) -> dict[str, Any]:
+    """Return what a version is made of besides its examples: digests of code and files, and packages.
+
+    Digests are SHA-256: of the Python files below the YAML's folder and of packages that it names, and of
+    the files that it names.
+    """
+    config = run.folder / "config.yaml"
+    return {
+        "code_sha256": source_digests.of_code(run.source, config),
+        "files_sha256": source_digests.of_files(run.source, config),
+        "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def same_inputs(run: Run, manifest: Mapping[str, Any]) -> bool:
+    """Return whether a version would be made of the same code and files, by the same TensorFlow."""
+    now, packages = inputs(run), manifest.get("packages")
+    return all(manifest.get(key) == now[key] for key in ("code_sha256", "files_sha256")) and (
+        isinstance(packages, dict)
+        and all(packages.get(name) == now["packages"][name] for name in _PACKAGES_THAT_TRAIN)
+    )
 
 
 def require(export: ExportConfig, source: Path) -> None:
@@ -91,20 +107,19 @@ def manifest(
 ) -> dict[str, Any]:
     """Return what `manifest.json` says: what this version was made of, with which code, when (UTC).
 
-    Digests are SHA-256: of the run's resolved configuration, of the Python files beside the YAML, and of
-    the examples in any order.
+    Digests are SHA-256: of the run's resolved configuration, of the examples in any order, and those of
+    `inputs`.
     """
     return {
         "run_id": run.run_id,
         "pipeline": run.pipeline,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config_sha256": _digest(run.folder / "config.yaml"),
-        "code_sha256": code_digest(run.source),
+        "config_sha256": source_digests.of_file(run.folder / "config.yaml"),
         "data_sha256": examples.digest,
         "examples": examples.total,
         "git_commit": _git(run.source, "rev-parse", "--verify", "HEAD"),
         "git_changes": _changes(run.source),
-        "packages": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        **inputs(run),
         "seed": seed,
         "checkpoint_step": checkpoint.global_step,
         "metrics": {name: float(value) for name, value in metrics.items()},
@@ -129,10 +144,6 @@ def _write(saved_model: Path, manifest: Mapping[str, Any]) -> None:
     plain = json.loads(to_json(manifest, inf_nan_mode="strings"))
     text = json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
     (folder_in(saved_model) / MANIFEST).write_text(f"{text}\n")
-
-
-def _digest(file: Path) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _version(package: str) -> str | None:
