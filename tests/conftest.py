@@ -50,6 +50,8 @@ LONGEST = (
 )  # fmt: skip
 """Groups that take minutes: two workers are done at the same time if none of these begins last."""
 
+_FAST = {f"test_{name}" for name in selections.FAST}
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -153,8 +155,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if {"prefect_api", "station"} & set(getattr(item, "fixturenames", ())) or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("docker") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(900))  # the first one builds an image
+        if not item.get_closest_marker("timeout") and item.path.stem not in _FAST:
+            # The first test with Docker builds an image.
+            item.add_marker(pytest.mark.timeout(900 if item.get_closest_marker("docker") else 600))
     for marker, (required, why_not) in _NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if not marked or os.environ.get(required):

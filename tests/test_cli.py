@@ -340,6 +340,7 @@ class TestUi:
         assert "slipway ui --port names another" in err
         assert not (home / "servers").exists()
 
+    @pytest.mark.timeout(600)  # a Prefect server starts
     def test_it_serves_is_found_and_ends(self, home: Path) -> None:
         """API and page answer, a flow run meanwhile is noted in it, and SIGTERM leaves no process."""
         command, port = Slipway(home, None), free_port()

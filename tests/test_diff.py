@@ -20,6 +20,8 @@ from tasks.version_differences import differences
 
 FLOATS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]], np.float32)
 
+pytestmark = pytest.mark.timeout(600)  # TensorFlow starts in processes of their own
+
 
 def of(first: Any, second: Any) -> Any:
     (found,) = answer_differences.of_signature("s", {"y": np.array(first)}, {"y": np.array(second)}, {})
