@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -27,6 +28,14 @@ def write(file: Path, content: bytes, *, synced: bool = True, mode: int | None =
         raise
     if synced:
         sync(file.parent)
+
+
+def move_folder_aside(file: Path) -> None:
+    """Rename a folder that is in the place of a file of ours to `<name>.damaged`."""
+    if file.is_dir() and not file.is_symlink():
+        aside = file.with_name(f"{file.name}.damaged")  # kept: nobody knows what it holds
+        shutil.rmtree(aside, ignore_errors=True)
+        file.rename(aside)
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from configs.loading import Pipeline
@@ -14,6 +15,8 @@ from tasks.runs import run_folders
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
 from tasks.servers.server_records import ServerRecord
+
+_log = logging.getLogger(__name__)
 
 
 def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
@@ -41,7 +44,8 @@ def _planned(run: Run) -> ServerRecord | None:
     """Return the server that an unfinished deploy was about to start: it makes way for the one before it."""
     try:
         journal = deploy_journal.read(run.pipeline)
-    except JournalUnreadable:
+    except JournalUnreadable as error:
+        _log.warning("%s: rolling back without it", error.message)
         return None
     return journal.server if journal else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def write(file: Path, fields: Mapping[str, Any], *, readable: bool = False) -> N
     """
     content = {**fields, "schema": SCHEMA}
     text = json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n"
-    _move_folder_aside(file)
+    durable_files.move_folder_aside(file)
     durable_files.write(file, text.encode(), mode=0o644 if readable else None)
 
 
@@ -55,7 +54,7 @@ def read(file: Path) -> dict[str, Any] | None:
 
 def remove(file: Path) -> None:
     """Remove the file durably. A folder in its place is moved aside."""
-    _move_folder_aside(file)
+    durable_files.move_folder_aside(file)
     file.unlink(missing_ok=True)
     if file.parent.is_dir():
         durable_files.sync(file.parent)
@@ -63,10 +62,3 @@ def remove(file: Path) -> None:
 
 def _checksum(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def _move_folder_aside(file: Path) -> None:
-    if file.is_dir() and not file.is_symlink():
-        aside = file.with_name(f"{file.name}.damaged")  # kept: nobody knows what it holds
-        shutil.rmtree(aside, ignore_errors=True)
-        file.rename(aside)

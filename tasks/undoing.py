@@ -13,7 +13,7 @@ from tasks import deploy_events, deploy_journal, model_versions, served_answers
 from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal
 from tasks.errors import AnswersDiffer, EnvironmentFault
-from tasks.servers import rollouts
+from tasks.servers import model_servers, rollouts
 from tasks.servers.server_records import ServerRecord
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def undo(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestCo
     was deployed with, keeps serving; the proof and a warning say so. Raises DeployFailed, SmokeTestFailed,
     EnvironmentFault; the journal stays then, and whoever finds it tries again.
     """
+    _list_published(journal)
     journal = _noted(replace(journal, state="undoing", previous=_to_serve(journal)))
     for number in sorted(journal.versions):  # the one that is served last: servers go straight to `previous`
         model_versions.withdraw(journal.model_base_path, number)
@@ -51,6 +52,13 @@ def undo(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestCo
     deploy_journal.conclude(journal, "undone")
     deploy_events.rolled_back(journal.pipeline, done, journal.reason)
     return done
+
+
+def _list_published(journal: Journal) -> None:
+    """Restore a lost list of published versions: a server that cannot read it keeps what it serves."""
+    record = model_servers.recorded(journal.pipeline) or journal.server
+    if record is not None and record.published_only:
+        model_versions.list_published(journal.model_base_path)
 
 
 def _to_serve(journal: Journal) -> int | None:

@@ -72,6 +72,9 @@ def _as_last_run(folder: Path) -> Pipeline:
 
 def recover_locked(deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Recovery:
     """Do the same for the holder of the deploy lock."""
+    record = model_servers.recorded(run.pipeline)
+    if record is not None and record.published_only:
+        model_versions.list_published(run.model_base_path)
     recovery = settle(deployment, smoke_test, run)
     return recovery if recovery.found else _revived(deployment, run)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,6 @@ import psutil
 import pytest
 import tiny_server
 from prefect.logging import disable_run_logger
-from waiting import eventually
 
 from configs.schema import DeploymentConfig, ServerConfig, SmokeTestConfig
 from tasks import deploy_journal, model_versions, state_files, undoing, unfinished_deploys
@@ -24,50 +20,9 @@ from tasks.deploy_journal import Journal
 from tasks.deployment import deploy
 from tasks.errors import EnvironmentFault
 from tasks.preflight import serving_target
-from tasks.servers import model_servers, model_status, server_process, server_records
+from tasks.servers import model_servers, server_process, server_records
 
 DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
-
-
-def _cut(file: Path, chosen: random.Random) -> None:
-    file.write_bytes(file.read_bytes()[: chosen.randrange(1, file.stat().st_size - 2)])
-
-
-def _flip(file: Path, chosen: random.Random) -> None:
-    """Flip one bit of a name or a value; white space between them is no content."""
-    content = bytearray(file.read_bytes())
-    places = [place for place, byte in enumerate(content) if chr(byte).isalnum()]
-    content[chosen.choice(places)] ^= 1 << chosen.randrange(8)
-    file.write_bytes(content)
-
-
-def _make_newer(file: Path, _: random.Random) -> None:
-    """Rewrite the file as a release with more fields would."""
-    fields = {**json.loads(file.read_bytes()), "novel": {"by": "a newer release"}, "schema": 2}
-    del fields["sha256"]
-    file.write_text(json.dumps({**fields, "sha256": state_files._checksum(fields)}))
-
-
-def _make_unreadable(file: Path, _: random.Random) -> None:
-    """Have each read fail, for root too: a symbolic link to itself."""
-    file.unlink()
-    file.symlink_to(file)
-
-
-def _make_folder(file: Path, _: random.Random) -> None:
-    file.unlink()
-    (file / "inside").mkdir(parents=True)
-
-
-DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
-    "missing": lambda file, _: file.unlink(),
-    "emptied": lambda file, _: file.write_bytes(b"") and None,
-    "cut": _cut,
-    "one bit flipped": _flip,
-    "newer": _make_newer,
-    "unreadable": _make_unreadable,
-    "a folder": _make_folder,
-}
 
 
 @dataclass
@@ -130,38 +85,6 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy
             for process in made.servers():
                 process.kill()
                 process.wait(10)
-
-
-FILES: dict[str, Callable[[Deployed], Path]] = {
-    "server record": lambda made: server_records._file("small"),
-    "deploy journal": lambda made: deploy_journal.file("small"),
-    "concluded deploy": lambda made: deploy_journal.filed("small", "r1"),
-    ".highest_version": lambda made: made.run.model_base_path / ".highest_version",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", FILES)
-def test_the_next_run_deploys_beside_a_damaged_file(
-    deployed: Deployed, name: str, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its version is live on the one server that runs, and a message names what is damaged."""
-    if name != "deploy journal":
-        deployed.conclude()  # or recovery would find the server that the journal describes
-    file = FILES[name](deployed)
-    with caplog.at_level(logging.WARNING):
-        DAMAGES[damage](file, random.Random(f"{name} {damage}"))
-        recovery = deployed.recover()
-        number = deployed.deploy("r3")
-        deployed.conclude()
-    assert number == 3
-    running = model_servers.running("small")
-    assert running is not None
-    assert model_status.live_version(running.rest, "small") == number
-    eventually(lambda: len(deployed.servers()) == 1)
-    assert deploy_journal.read("small") is None
-    if damage not in ("missing", "newer") and name != "concluded deploy":  # which only an audit reads
-        assert str(file) in f"{recovery.found}\n{caplog.text}"
 
 
 def test_each_flipped_bit_is_detected(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from configs.home import home, runs_folder
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class InterruptedRun:
 
 def found(pipeline: str | None = None) -> list[InterruptedRun]:
     """Return the killed run of each pipeline, or of one, where there is one. Nothing is changed."""
-    notes = sorted((home() / "runs").glob(f"{pipeline or '*'}/.running"))
+    folders = sorted(each for each in (home() / "runs").glob(pipeline or "*") if each.is_dir())
+    notes = [folder / ".running" for folder in folders]
     return [killed for note in notes if (killed := _killed(note)) is not None]
 
 
@@ -45,7 +49,11 @@ def _killed(note: Path) -> InterruptedRun | None:
         told = json.loads(note.read_text())
         left = InterruptedRun(note.parent.name, told["run_id"], Path(told["file"]),
                               told.get("flow"), told.get("flow_run"))  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        _log.warning("%s: ignoring who ran last, so that no killed run is resumed (%s)", note, problem)
         return None
     return None if _is_held(note.parent / ".lock") else left
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from tasks.artifacts import Run, Verdict
 from tasks.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_full
 from tasks.runs import run_order
 
+_log = logging.getLogger(__name__)
 _VERDICT = "verdict.json"
 _FLOW_RUN = ".flow_run"
 """Id of the Prefect flow run that works, or last worked, in the folder."""
@@ -136,6 +138,8 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
     try:
         note(folder, pipeline, run, flow)
         make(run)
+        for name in (_FLOW_RUN, "config.yaml"):  # of a run that is resumed
+            durable_files.move_folder_aside(run.folder / name)
         run_order.record_start(run.folder)
         durable_files.write(run.folder / _FLOW_RUN, (flow.flow_run if flow else "").encode(), synced=False)
         durable_files.write(run.folder / "config.yaml", text.encode())
@@ -149,6 +153,7 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
 def note(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> None:
     """Leave on disk who holds the lock. A run that is killed leaves it behind: interrupted_runs.py."""
     holder = {"run_id": run.run_id, "pid": os.getpid(), "file": str(pipeline.file)}
+    durable_files.move_folder_aside(folder / ".running")
     durable_files.write(
         folder / ".running", json.dumps({**holder, **(asdict(flow) if flow else {})}).encode()
     )
@@ -207,9 +212,15 @@ def verdict_of(pipeline_name: str, run_id: str) -> dict[str, Any] | None:
 def _verdict_in(file: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+        if isinstance(found, dict) and "outcome" in found:
+            return found
+        problem = "it names no outcome"
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) and "outcome" in found else None
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    _log.warning("%s: ignoring this verdict: %s", file, problem)
+    return None
 
 
 def run_under_way(pipeline_name: str) -> str | None:
@@ -221,6 +232,7 @@ def run_under_way(pipeline_name: str) -> str | None:
     folder = runs_folder(pipeline_name)
     try:
         pid = int(json.loads((folder / ".running").read_text())["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
+        is_alive = psutil.pid_exists(pid)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return _holder(folder).strip(" ()") if psutil.pid_exists(pid) else None
+    return _holder(folder).strip(" ()") if is_alive else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -53,10 +54,13 @@ def time_in(run_id: str) -> datetime | None:
 
 
 def oldest_first(pipeline_name: str, having: str) -> list[Path]:
-    """Return the folders of the pipeline's runs that hold the file `having`, a path relative to them."""
-    depth = len(Path(having).parts)
-    files = runs_folder(pipeline_name).glob(f"*/{having}")
-    return sorted((file.parents[depth - 1] for file in files), key=lambda each: (started(each), each.name))
+    """Return the folders of the pipeline's runs that hold the file `having`, a path relative to them.
+
+    A link that leads nowhere counts: whoever reads it reports the damage.
+    """
+    folders = runs_folder(pipeline_name).glob("*")
+    found = (each for each in folders if os.path.lexists(each / having))
+    return sorted(found, key=lambda each: (started(each), each.name))
 
 
 def _written(folder: Path) -> datetime:
