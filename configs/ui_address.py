@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
+import fcntl
 import json
 import os
 import secrets
 import tempfile
-import urllib.request
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from configs.home import home
+
+_TRIES, _SECONDS_BETWEEN_TRIES = 20, 0.05
 
 
 def ui_record() -> Path:
@@ -20,13 +24,54 @@ def ui_record() -> Path:
 
 
 def ui_api() -> str | None:
-    """Return the API address of a server that `slipway ui` started and that answers."""
+    """Return the API address of the server that `slipway ui` runs, once it answers.
+
+    Nothing is requested: the record says so, and its lock whether the process that wrote it lives.
+    """
     try:
-        api = str(_recorded()["api"])
-        with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
-            return api
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        with ui_record().open("rb") as file:
+            if _locked(file, fcntl.LOCK_SH):
+                return None  # `slipway ui` was killed
+            record = _recorded()
+            return str(record["api"]) if record["answers"] else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@contextmanager
+def recorded_ui(api: str, own_auth: bool) -> Iterator[Callable[[], None]]:
+    """Record that this process serves the UI's API, for as long as the block takes.
+
+    Yields what to call once the API answers. If another `slipway ui` of this home is on record, it stays.
+    """
+    ui_record().parent.mkdir(parents=True, exist_ok=True)
+    record = {"api": api, "pid": os.getpid(), "own_auth": own_auth}
+    with ui_record().open("a+") as file:
+        for _ in range(_TRIES):  # a command may look at it just now
+            if is_ours := _locked(file, fcntl.LOCK_EX):
+                break
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+
+        def write(*, answers: bool) -> None:
+            if is_ours:
+                file.truncate(0)
+                json.dump({**record, "answers": answers}, file)
+                file.flush()
+
+        write(answers=False)
+        try:
+            yield lambda: write(answers=True)
+        finally:
+            if is_ours:
+                ui_record().unlink(missing_ok=True)
+
+
+def _locked(file: IO[Any], operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def ui_auth_string(api: str) -> str | None:

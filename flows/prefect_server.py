@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from types import FrameType
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from configs.errors import SlipwayError
 from tasks.servers.model_servers import port_holder
 
 console = Console(highlight=False)
+_POLL_SECONDS = 0.2
 
 
 def serve(port: int) -> int:
@@ -38,8 +41,6 @@ def serve(port: int) -> int:
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
     }
-    record = ui_address.ui_record()
-    record.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"Prefect UI: [bold]{origin}[/]   (Ctrl-C ends it; the runs stay)")
     if own_auth:
         _print_access(api)
@@ -48,15 +49,25 @@ def serve(port: int) -> int:
     try:
         command = [sys.executable, "-m", "prefect", "server", "start"]
         server = subprocess.Popen(command, env={**os.environ, **variables})
-        record.write_text(json.dumps({"api": api, "pid": os.getpid(), "own_auth": own_auth}))
-        return server.wait()
+        with ui_address.recorded_ui(api, own_auth) as ready:
+            while server.poll() is None and not _answers(api):
+                time.sleep(_POLL_SECONDS)
+            ready()
+            return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        record.unlink(missing_ok=True)
         if server is not None:
             server.terminate()
             server.wait()
+
+
+def _answers(api: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _print_access(api: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,33 @@ def test_a_full_disk_costs_the_log_only(tmp_path: Path) -> None:
     eventually(lambda: log.sampling.rate == 0.0, 10)
     log.offer("Predict", REQUEST, RESPONSE)
     log.close()
+
+
+def test_a_full_queue_that_nobody_empties_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer ended on a full disk, or waits for one that hangs: close() returns, as SIGTERM needs it."""
+    arrived, goes_on = threading.Event(), threading.Event()
+
+    def full(*_: object) -> None:
+        arrived.set()
+        goes_on.wait(30)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RequestLog, "_write", full)
+    log = RequestLog(Sampling(tmp_path / "x", 1.0))
+    log.offer("Predict", REQUEST, RESPONSE)
+    assert arrived.wait(10)
+    while not log._queue.full():
+        log.offer("Predict", REQUEST, RESPONSE)
+    began = time.monotonic()
+    log.close(seconds=0.2)
+    assert time.monotonic() - began < 5
+    goes_on.set()
+    log._thread.join(10)
+    assert not log._thread.is_alive()
+    log.close()
+    assert time.monotonic() - began < 20
 
 
 def test_models_may_have_logs_of_their_own(tmp_path: Path) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socketserver
+import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from free_ports import free_port
 from pipelines import written
 from slipway_command import REPOSITORY
+
+from configs import ui_address
 
 LOADED = """\
 import json, os, pathlib, sys, yaml
@@ -276,25 +275,26 @@ class TestEnvironment:
         (home / "servers" / ".prefect-ui.json").write_text(content)
         assert "PREFECT_API_URL" not in self._prepare(environment)
 
-    @pytest.fixture
-    def something_else(self) -> Iterator[int]:
-        """The port of a server that is no HTTP server."""
+    def test_nothing_is_requested_of_a_ui_that_runs(self, environment: dict[str, str]) -> None:
+        """What has a gone UI's port by now, and never answers, cannot hold up an import."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            other.setblocking(False)
+            api = f"http://127.0.0.1:{other.getsockname()[1]}/api"
+            with ui_address.recorded_ui(api, own_auth=False) as ready:
+                assert "PREFECT_API_URL" not in self._prepare(environment)
+                ready()
+                del environment["PREFECT_HOME"]
+                assert self._prepare(environment)["PREFECT_API_URL"] == api
+                with ui_address.recorded_ui("http://127.0.0.1:9/api", own_auth=False) as second:
+                    second()
+                    assert ui_address.ui_api() == api
+            assert ui_address.ui_api() is None
+            with pytest.raises(BlockingIOError):
+                other.accept()
 
-        class Other(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                self.request.recv(4096)
-                self.request.sendall(b"\x00\x00\x12\x04not http\r\n\r\n")
-
-        with socketserver.TCPServer(("127.0.0.1", free_port()), Other) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield server.server_address[1]
-            server.shutdown()
-
-    def test_who_else_has_the_port_of_a_gone_ui_is_not_used(
-        self, environment: dict[str, str], home: Path, something_else: int
-    ) -> None:
-        """It need not even speak HTTP."""
+    def test_the_record_of_a_killed_ui_is_not_used(self, environment: dict[str, str], home: Path) -> None:
+        """Whoever has its port by now: its lock is free."""
         (home / "servers").mkdir(parents=True)
-        record = {"api": f"http://127.0.0.1:{something_else}/api"}
+        record = {"api": "http://127.0.0.1:4200/api", "answers": True, "own_auth": True}
         (home / "servers" / ".prefect-ui.json").write_text(json.dumps(record))
         assert "PREFECT_API_URL" not in self._prepare(environment)

@@ -25,7 +25,7 @@ from configs.loading import Pipeline, load_pipeline
 from tasks import unfinished_deploys
 from tasks.artifacts import Check
 from tasks.errors import AlreadyRunning, ConfigError, EnvironmentFault
-from tasks.runs import recorded_runs, resumable_runs, run_folders, run_order
+from tasks.runs import interrupted_runs, recorded_runs, resumable_runs, run_folders, run_order
 from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
@@ -155,6 +155,31 @@ class TestTheOrderOfRuns:
             (folder / ".started").write_text(damage)
         assert run_order.started(run_folders.runs_folder("small") / run_id) == run_order.time_in(run_id)
         assert run_folders.last_verdict("small") == {"outcome": "rejected", "version": 1}
+
+
+class TestADamagedNote:
+    """`.running`, which says who holds the lock, after a bit has flipped."""
+
+    @pytest.mark.parametrize(
+        "content",
+        ["", "[]", "7", "{}", '{"run_id": "r1", "pid": 99999999999999999999, "file": "x"}',
+         '{"run_id": "r1", "pid": 1e999, "file": "x"}', '{"run_id": "r1", "pid": -1, "file": "x"}',
+         '{"run_id": "r1", "pid": 0, "file": "x"}', '{"run_id": ["r1"], "pid": "x", "file": "x"}',
+         "[" * 100_000],
+    )  # fmt: skip
+    def test_no_run_is_under_way(self, home: Path, content: str) -> None:
+        """Neither for `slipway status` nor for what looks for killed runs."""
+        (home / "runs" / "small").mkdir(parents=True)
+        (home / "runs" / "small" / ".running").write_text(content)
+        assert run_folders.run_under_way("small") is None
+        assert all(not killed.began for killed in interrupted_runs.found("small"))
+
+    def test_a_held_lock_is_reported_without_a_name(self, pipeline: Pipeline, home: Path) -> None:
+        """The error says what is known."""
+        with _held(pipeline):
+            (home / "runs" / "small" / ".running").write_text("[]")
+            with pytest.raises(AlreadyRunning, match=r"a run of small is under way\n"):
+                run_folders.opened(pipeline, run_folders.describe(pipeline, "r2")).__enter__()
 
 
 class TestChosenIds:

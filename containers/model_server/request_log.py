@@ -7,6 +7,7 @@ more records than a warmup file may, so that it can become one as it is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -28,6 +29,7 @@ from model_server.status import invalid_argument
 
 _LOG = logging.getLogger(__name__)
 _WAITING = 256  # records; what comes while so many wait for the disk is left out
+_LOOK_SECONDS = 0.05
 _KINDS = {
     "Predict": "predict_log",
     "Classify": "classify_log",
@@ -70,9 +72,18 @@ class RequestLog:
             self.dropped += 1
 
     def close(self, seconds: float = 5.0) -> None:
-        """Write what is waiting and close the file."""
-        self._queue.put(None)
-        self._thread.join(seconds)
+        """Write what is waiting and close the file, in `seconds` at most.
+
+        The queue may be full and never drained: the writer ended on a full disk, or waits for a slow one.
+        """
+        ends = time.monotonic() + seconds
+        while self._thread.is_alive() and time.monotonic() < ends:
+            try:
+                self._queue.put(None, timeout=_LOOK_SECONDS)
+                break
+            except queue.Full:
+                continue
+        self._thread.join(max(0.0, ends - time.monotonic()))
 
     def _write_all(self) -> None:
         try:
@@ -85,7 +96,8 @@ class RequestLog:
             _LOG.exception("requests are logged no more to %s", self.sampling.prefix)
             self.sampling = Sampling(self.sampling.prefix, 0.0)
         if self._writer:
-            self._writer.close()
+            with contextlib.suppress(OSError):  # what it still buffers does not fit either
+                self._writer.close()
         if self.dropped:
             _LOG.warning("%d sampled requests came too fast to be logged", self.dropped)
 

@@ -47,7 +47,7 @@ def forget(killed: InterruptedRun) -> None:
 def _killed(note: Path) -> InterruptedRun | None:
     try:
         told = json.loads(note.read_text())
-        left = InterruptedRun(note.parent.name, told["run_id"], Path(told["file"]),
+        left = InterruptedRun(note.parent.name, str(told["run_id"]), Path(told["file"]),
                               told.get("flow"), told.get("flow_run"))  # fmt: skip
     except FileNotFoundError:
         return None

@@ -165,11 +165,17 @@ def longest_wait(deployment: DeploymentConfig) -> float:
 
 
 def _holder(folder: Path) -> str:
+    holder = _noted(folder)
+    return f" (run {holder[0]}, pid {holder[1]})" if holder else ""
+
+
+def _noted(folder: Path) -> tuple[str, int] | None:
+    """Return run and pid of the holder of the lock; None if what it noted is not there, or damaged."""
     try:
         running = json.loads((folder / ".running").read_text())
-        return f" (run {running['run_id']}, pid {running['pid']})"
-    except (OSError, ValueError, KeyError):
-        return ""
+        return str(running["run_id"]), int(running["pid"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def verdict_json(verdict: Verdict) -> bytes:
@@ -230,9 +236,12 @@ def run_under_way(pipeline_name: str) -> str | None:
     a run that begins just then.
     """
     folder = runs_folder(pipeline_name)
+    holder = _noted(folder)
+    return _holder(folder).strip(" ()") if holder is not None and _is_running(holder[1]) else None
+
+
+def _is_running(pid: int) -> bool:
     try:
-        pid = int(json.loads((folder / ".running").read_text())["pid"])
-        is_alive = psutil.pid_exists(pid)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    return _holder(folder).strip(" ()") if is_alive else None
+        return pid > 0 and psutil.pid_exists(pid)
+    except OverflowError:
+        return False  # no pid: the file is damaged
