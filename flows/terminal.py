@@ -126,8 +126,14 @@ def _conclude(loaded: Pipeline, pipeline: str, verdict: Verdict, seconds: float)
 
 
 def _print_what_serves(name: str) -> None:
-    record = model_servers.running(name)
-    live = model_status.live_version(record.rest, name) if record is not None else None
+    """Say which version serves; the run has its verdict, whatever Docker or the server answers."""
+    try:
+        record = model_servers.running(name)
+        live = model_status.live_version(record.rest, name) if record is not None else None
+    except Exception as error:
+        text = f"\nWhat serves is not known: {type(error).__name__}: {error}"
+        console.print(text, markup=False, soft_wrap=True)
+        return
     if record is not None and live is not None:
         console.print(f"\nVersion {live} still serves at {record.grpc}.", soft_wrap=True)
     else:

@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from configs.home import runs_folder
 from tasks import state_files
 from tasks.artifacts import Run
-from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.errors import AlreadyRunning, EnvironmentFault, JournalUnreadable
 from tasks.servers.server_records import ServerRecord
 from tasks.state_files import StateFileDamaged
 
@@ -33,10 +33,6 @@ State = Literal["prepared", "published", "loaded", "smoke-tested", "committed", 
 _NAME = "deploy.json"
 _RECOVER = "run `slipway recover`: it decides by the version folders and the server"
 _log = logging.getLogger(__name__)
-
-
-class JournalUnreadable(EnvironmentFault):
-    """The journal exists and cannot be trusted: the disk, or somebody, damaged it."""
 
 
 @dataclass(frozen=True)

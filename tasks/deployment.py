@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from prefect import get_run_logger
+
 from configs.schema import DeploymentConfig, SmokeTestConfig
 from tasks import deploy_journal, served_answers, server_lines, undoing, version_seals
 from tasks.artifacts import Endpoint, ModelVersion, Run, ServingTarget, Withdrawal
 from tasks.deploy_journal import Journal
+from tasks.errors import JournalUnreadable
 from tasks.servers import model_servers, rollouts
 from tasks.servers.model_servers import Deadline
 from tasks.stages import stage
@@ -57,7 +60,13 @@ def abandon(
     error: BaseException, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
 ) -> None:
     """Undo as much of the run's deploy as was done when `error` ended it: nothing of it stays served."""
-    journal = deploy_journal.of_run(run)
+    try:
+        journal = deploy_journal.of_run(run)
+    except JournalUnreadable as damage:
+        get_run_logger().warning("%s: undoing what the version folders tell", damage.message)
+        journal = undoing.rebuilt(run)
+        if journal is None:
+            deploy_journal.discard(run.pipeline)
     if journal is None:
         return
     journal = replace(undoing.as_published(journal), reason=f"{type(error).__name__}: {error}")

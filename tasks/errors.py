@@ -7,7 +7,8 @@ SlipwayError                    exit 1: the run failed; the version before still
 │   ├── DataError               tonight's examples are missing, corrupt, or not what the YAML says
 │   ├── ModelError              the Estimator cannot be built, trained or exported as configured
 │   ├── EnvironmentFault        this machine refuses: port taken, folder not writable, disk full …
-│   │   └── ImageUnavailable    the server's image cannot be had here
+│   │   ├── ImageUnavailable    the server's image cannot be had here
+│   │   └── JournalUnreadable   the deploy journal exists and cannot be trusted
 │   ├── AlreadyRunning          exit 4: another run of this pipeline holds its lock
 │   ├── VersionExists           the version number is taken
 │   ├── DeployFailed            the server did not come up with the new version, in time or at all
@@ -35,6 +36,7 @@ __all__ = [
     "DeployFailed",
     "EnvironmentFault",
     "ImageUnavailable",
+    "JournalUnreadable",
     "ModelError",
     "PermanentError",
     "ProcessDied",
@@ -86,6 +88,10 @@ class EnvironmentFault(PermanentError):
 
 class ImageUnavailable(EnvironmentFault):
     """The server's image cannot be had here: no base to build it from, no registry to pull it from."""
+
+
+class JournalUnreadable(EnvironmentFault):
+    """The deploy journal exists and cannot be trusted: the disk, or somebody, damaged it."""
 
 
 class AlreadyRunning(PermanentError):

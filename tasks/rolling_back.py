@@ -8,8 +8,8 @@ from pathlib import Path
 from configs.loading import Pipeline
 from tasks import deploy_journal, model_versions, undoing, version_seals
 from tasks.artifacts import Run, Withdrawal
-from tasks.deploy_journal import Journal, JournalUnreadable
-from tasks.errors import ConfigError
+from tasks.deploy_journal import Journal
+from tasks.errors import ConfigError, JournalUnreadable
 from tasks.reports import run_report
 from tasks.runs import run_folders
 from tasks.runs.run_records import RunRecord

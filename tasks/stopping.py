@@ -5,8 +5,7 @@ from __future__ import annotations
 from configs.home import runs_folder
 from configs.loading import Pipeline
 from tasks import deploy_journal
-from tasks.deploy_journal import JournalUnreadable
-from tasks.errors import EnvironmentFault
+from tasks.errors import EnvironmentFault, JournalUnreadable
 from tasks.runs import run_folders
 from tasks.servers import model_servers, rollouts
 from tasks.servers.server_records import ServerRecord

@@ -27,6 +27,21 @@ def as_published(journal: Journal) -> Journal:
     return replace(journal, versions=(int(found[0].name),))
 
 
+def rebuilt(run: Run) -> Journal | None:
+    """Return the journal of the run's deploy as the version folders tell it; None if it published nothing.
+
+    For a journal that was damaged meanwhile.
+    """
+    found = model_versions.published_by(run.model_base_path, run.run_id)
+    if found is None:
+        return None
+    folder, origin = found
+    return Journal(
+        run.pipeline, run.run_id, run.model_base_path, "published", origin.get("previous"),
+        (int(folder.name),), model_servers.recorded(run.pipeline),
+    )  # fmt: skip
+
+
 def undo(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> Withdrawal:
     """Hide the journal's versions from servers, and see the version before them answer as it should.
 

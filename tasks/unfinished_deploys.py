@@ -12,8 +12,8 @@ from configs.loading import Pipeline, load_pipeline
 from configs.schema import DeploymentConfig, SmokeTestConfig
 from tasks import deploy_journal, model_versions, served_answers, undoing
 from tasks.artifacts import Endpoint, Recovery, Run
-from tasks.deploy_journal import Journal, JournalUnreadable
-from tasks.errors import DeployFailed, SlipwayError
+from tasks.deploy_journal import Journal
+from tasks.errors import DeployFailed, JournalUnreadable, SlipwayError
 from tasks.runs import run_folders, run_order
 from tasks.servers import model_servers, model_status, rollouts
 from tasks.servers.model_servers import Deadline

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 import tiny_server
+from damages import DAMAGES
 from prefect.logging import disable_run_logger
 
 from configs.schema import DeploymentConfig, ServerConfig, SmokeTestConfig
-from tasks import deploy_journal, model_versions, state_files, undoing, unfinished_deploys
+from tasks import deploy_journal, deployment, model_versions, state_files, undoing, unfinished_deploys
 from tasks.artifacts import ModelVersion, Recovery, Run
 from tasks.deploy_journal import Journal
 from tasks.deployment import deploy
-from tasks.errors import EnvironmentFault
+from tasks.errors import EnvironmentFault, JournalUnreadable, SmokeTestFailed, error_named
 from tasks.preflight import serving_target
-from tasks.servers import model_servers, server_process, server_records
+from tasks.servers import model_servers, model_status, server_process, server_records
 
 DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
 
@@ -85,6 +87,38 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy
             for process in made.servers():
                 process.kill()
                 process.wait(10)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "one bit flipped", "unreadable", "a folder"])
+def test_a_failed_deploy_is_undone_without_its_journal(
+    deployed: Deployed, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that fails knows its version by the folder: the version before serves again."""
+    monkeypatch.setattr(deployment, "withdraw", deployment.withdraw.fn)
+    DAMAGES[damage](deploy_journal.file("small"), random.Random(damage))
+    deployment.abandon(SmokeTestFailed("wrong answers"), DEPLOYMENT, SmokeTestConfig(), deployed.run)
+    running = model_servers.running("small")
+    assert running is not None
+    assert model_status.live_version(running.rest, "small") == 1
+    assert list(model_versions.withdrawn(deployed.run.model_base_path)) == [2]
+    assert deploy_journal.read("small") is None
+
+
+def test_a_damaged_journal_of_a_run_that_published_nothing_is_discarded(deployed: Deployed) -> None:
+    """There is nothing to undo: what serves is left alone."""
+    deployed.conclude()
+    deploy_journal.file("small").write_bytes(b"")
+    other = replace(deployed.run, run_id="r3")
+    deployment.abandon(SmokeTestFailed("wrong answers"), DEPLOYMENT, SmokeTestConfig(), other)
+    running = model_servers.running("small")
+    assert running is not None
+    assert model_status.live_version(running.rest, "small") == 2
+    assert deploy_journal.read("small") is None
+
+
+def test_the_error_of_a_damaged_journal_is_of_the_tree() -> None:
+    """With an exit code, and no traceback of a defect."""
+    assert error_named("JournalUnreadable") is JournalUnreadable
 
 
 def test_each_flipped_bit_is_detected(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tasks import deploy_journal, durable_files
 from tasks.artifacts import Run
-from tasks.deploy_journal import Journal, JournalUnreadable
-from tasks.errors import AlreadyRunning, EnvironmentFault
+from tasks.deploy_journal import Journal
+from tasks.errors import AlreadyRunning, EnvironmentFault, JournalUnreadable
 from tasks.servers.server_records import ServerRecord
 
 SERVER = ServerRecord("small", "process", "model_server", "id", "/models", ("--a=1",), 1, 2)

@@ -16,15 +16,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from docker.errors import APIError
 from hypothesis import given
 from hypothesis import strategies as st
 from pipelines import written
+from prefect.logging import disable_run_logger
 from slipway_command import REPOSITORY
 
 from configs.loading import Pipeline, load_pipeline
+from flows import terminal
 from tasks import unfinished_deploys
-from tasks.artifacts import Check
-from tasks.errors import AlreadyRunning, ConfigError, EnvironmentFault
+from tasks.artifacts import Check, Endpoint
+from tasks.errors import AlreadyRunning, ConfigError, DataError, EnvironmentFault
+from tasks.reports import run_metrics
 from tasks.runs import interrupted_runs, recorded_runs, resumable_runs, run_folders, run_order
 from tasks.runs.run_records import RunRecord
 
@@ -294,6 +298,46 @@ class TestOpened:
         with refusal as told, run_folders.opened(pipeline, run):
             pass
         assert "SLIPWAY_HOME" in told.value.hint
+
+
+class TestTheReportOfARun:
+    """What is reported once the verdict is known."""
+
+    @pytest.fixture
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No part of the report works, as with a Docker engine that answers 500."""
+
+        def fail(*_: object, **__: object) -> None:
+            raise APIError("500 Server Error")
+
+        for name, function in (
+            ("run_report", "write"), ("told_verdicts", "tell"), ("prefect_artifacts", "show"),
+            ("run_events", "tell"), ("served_versions", "served"),
+        ):  # fmt: skip
+            monkeypatch.setattr(getattr(recorded_runs, name), function, fail)
+
+    @pytest.mark.parametrize("error", [None, DataError("no examples")])
+    def test_it_neither_fails_the_run_nor_hides_its_error(
+        self, pipeline: Pipeline, broken: None, error: DataError | None
+    ) -> None:
+        """The verdict is written, the metrics are, and each failure is a warning."""
+        run = run_folders.describe(pipeline, "r1")
+        run_folders.make(run)
+        record = RunRecord("small", "r1", version=3, error=error)
+        record.endpoint = Endpoint("small", 3, "h:1", "http://h:2", "docker", "container x", started=True)
+        with disable_run_logger():
+            recorded_runs._conclude(recorded_runs.RecordedRun(pipeline, run, record))
+        verdict = run_folders.verdict_of("small", "r1")
+        assert verdict is not None
+        assert verdict["outcome"] == ("deployed" if error is None else "failed")
+        assert run_metrics.file("small").is_file()
+
+    def test_what_serves_may_be_unknown(self, broken: None, capsys: pytest.CaptureFixture[str]) -> None:
+        """`slipway run` prints so, after the verdict."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(terminal.model_servers, "running", recorded_runs.served_versions.served)
+            terminal._print_what_serves("small")
+        assert "What serves is not known: APIError: 500 Server Error" in capsys.readouterr().out
 
 
 class TestVerdicts:

@@ -152,19 +152,37 @@ def _until_its_verdict(this: RecordedRun) -> Iterator[RecordedRun]:
 def _conclude(this: RecordedRun) -> None:
     verdict = this.record.verdict()
     _keep(verdict, run_folders.verdict_file(this.run))
-    run_report.write(this.loaded, this.run)
-    told_verdicts.tell(verdict)
-    name = f"{this.run.pipeline}-verdict"
-    prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
+    with _verdict_stands():
+        run_report.write(this.loaded, this.run)
+    with _verdict_stands():
+        told_verdicts.tell(verdict)
+    with _verdict_stands():
+        name = f"{this.run.pipeline}-verdict"
+        prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
     if verdict.error is not None:
         get_run_logger().error(
             "%s: %s. Verdict: %s", _headline(verdict), verdict.error["message"], _page(this.run)
         )
     if verdict.outcome == "checked":
         return  # it says nothing of the night
-    run_events.tell(verdict, _headline(verdict), str(this.run.folder))
-    serving = served_versions.served(this.run)
-    run_metrics.write(verdict, serving[0] if serving else None)
+    with _verdict_stands():
+        run_events.tell(verdict, _headline(verdict), str(this.run.folder))
+    serving = None
+    with _verdict_stands():
+        serving = served_versions.served(this.run)
+    with _verdict_stands():
+        run_metrics.write(verdict, serving[0] if serving else None)
+
+
+@contextmanager
+def _verdict_stands() -> Iterator[None]:
+    """Log an error of the block: what is reported after a run neither fails it nor hides its error."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning(
+            "the verdict stands; reporting it failed: %s: %s", type(error).__name__, error
+        )
 
 
 def _page(run: Run) -> str:
