@@ -67,11 +67,11 @@ faults: install-dev  ## kill, fill, cut and race deploys and nights under a clie
 
 .PHONY: fuzz
 fuzz: install  ## send the model server 10^5 changed messages and bodies, and 10^4 HTTP/2 connections (an hour)
-	@SLIPWAY_FUZZ_EXAMPLES=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -q -p no:timeout tests/test_model_server_fuzz.py
+	@SLIPWAY_FUZZ_EXAMPLES=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -q --timeout=0 tests/test_model_server_fuzz.py
 
 .PHONY: soak
 soak: install  ## swap a version every 20 s for 15 minutes, with 30% malformed requests (DURATION=… seconds)
-	@SLIPWAY_SOAK_SECONDS=$(or $(DURATION),900) SLIPWAY_SOAK_SWAP_SECONDS=20 $(BIN)/python -m pytest -q -p no:timeout tests/test_model_server_soak.py
+	@SLIPWAY_SOAK_SECONDS=$(or $(DURATION),900) SLIPWAY_SOAK_SWAP_SECONDS=20 $(BIN)/python -m pytest -q --timeout=0 tests/test_model_server_soak.py
 
 .PHONY: check
 check: install-dev  ## ruff, mypy --strict, import-linter, that generated docs are current, known vulnerabilities

@@ -228,15 +228,20 @@ def build_estimator(params, config):
 """
 
 
-def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_path: Path) -> None:
-    """A model whose answers are not those of estimator.predict is never published; exit code 3."""
+def _with_model(folder: Path, model: str) -> Path:
+    """Write the digits' pipeline with another model and no thresholds."""
     config = yaml.safe_load((DIGITS / "pipeline.yaml").read_text())
     config["model"] = {"factory": "model.py:build_estimator"}
     config["evaluation"] = {}
-    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "model.py").write_text(RANDOM_MODEL)
-    (tmp_path / "ingest.py").write_text((DIGITS / "ingest.py").read_text())
-    rejected = slipway.run(tmp_path, "training.max_steps=20")
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(config))
+    (folder / "model.py").write_text(model)
+    (folder / "ingest.py").write_text((DIGITS / "ingest.py").read_text())
+    return folder
+
+
+def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_path: Path) -> None:
+    """A model whose answers are not those of estimator.predict is never published; exit code 3."""
+    rejected = slipway.run(_with_model(tmp_path, RANDOM_MODEL), "training.max_steps=20")
     assert rejected.exit_code == 3, rejected.output
     last = rejected.verdict["stages"][-1]
     assert (last["name"], last["outcome"]) == ("validate", "rejected")
@@ -245,17 +250,19 @@ def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_pa
     assert slipway.versions("digits") == []
 
 
-def test_a_killed_run_gets_its_report_from_the_next(slipway: Slipway) -> None:
-    """Even from a dry run, which trains nothing."""
-    killed = slipway.home / "runs" / "digits" / "20261128-023000-000000"
-    (killed / "logs").mkdir(parents=True)
-    (killed / "config.yaml").write_text((DIGITS / "pipeline.yaml").read_text())
-    (killed / "logs" / "train.log").write_text("a last line\n")
-    checked = slipway("run", DIGITS, "--dry-run", "--set", "deployment.target=process")
-    assert checked.exit_code == 0, checked.output
-    page = (killed / "report.html").read_text()
-    assert "Killed in train. Nothing was published." in page
-    assert "a last line" in page
+def test_a_candidate_that_reads_files_is_rejected(slipway: Slipway, tmp_path: Path) -> None:
+    """A graph that could answer with this machine's secrets is never published; exit code 3."""
+    noise = 'noise = tf.random.uniform([tf.shape(features["pixels"])[0], 10], seed=None)'
+    assert noise in RANDOM_MODEL
+    read = 'noise = 0.0 * tf.cast(tf.strings.length(tf.io.read_file("/proc/self/environ")), tf.float32)'
+    model = _with_model(tmp_path, RANDOM_MODEL.replace(noise, read))
+    rejected = slipway.run(model, "training.max_steps=20")
+    assert rejected.exit_code == 3, rejected.output
+    last = rejected.verdict["stages"][-1]
+    assert (last["name"], last["outcome"]) == ("validate", "rejected")
+    assert "ReadFile" in rejected.verdict["error"]["message"]
+    assert "validation.allow_ops: [ReadFile]" in rejected.verdict["error"]["hint"]
+    assert slipway.versions("digits") == []
 
 
 def test_retrain_leaves_a_candidate_and_publishes_nothing() -> None:
