@@ -79,7 +79,8 @@ EXTENDED: dict[str, Keep | Move] = {
     # Whole flows that differ in one setting.
     "test_whole_flow": Move((
         "TestGate::test_the_next_run_deploys_again",
-        "test_the_second_night_is_held_against_what_is_served", "test_a_candidate_that_reads_files_is_rejected",
+        "test_the_second_night_is_held_against_what_is_served",
+        "test_a_candidate_that_reads_files_is_rejected",
     )),
     "test_best_checkpoint": Move(("test_the_best_of_real_training_is_evaluated_and_exported",)),
     "test_warm_start": Move(("test_the_example_begins_with_the_served_version",)),
