@@ -18,6 +18,7 @@ from configs.data import DataConfig, SplitConfig
 from configs.export import ExportConfig, ValidationConfig, ValidationInput
 from configs.home import default_model_base_path
 from configs.model import ModelConfig
+from configs.runs import RunsConfig
 from configs.serving import (
     OWN_FLAGS,
     CanaryConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "Near",
     "PipelineConfig",
     "Recipe",
+    "RunsConfig",
     "ServerConfig",
     "SmokeTestConfig",
     "SplitConfig",
@@ -99,6 +101,7 @@ class PipelineConfig(Slice):
     server: ServerConfig = ServerConfig()
     golden: GoldenConfig = GoldenConfig()
     smoke_test: SmokeTestConfig = SmokeTestConfig()
+    runs: RunsConfig = RunsConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import gc
+import gc as collector
 import json
 import sys
 from collections.abc import Sequence
@@ -188,6 +188,17 @@ def report(
     from flows import report_command
 
     return report_command.run(load_pipeline(pipeline), run_id, browser)
+
+
+@app.command(group=_RUN)
+def gc(
+    *pipelines: str,
+    dry_run: Annotated[bool, Parameter(name="--dry-run", negative="", help="Only say what would go")] = False,
+) -> int:
+    """Remove the runs of each PIPELINE that `runs.keep` does not keep, and compress those that stay."""
+    from flows import gc_command
+
+    return gc_command.run([load_pipeline(pipeline) for pipeline in pipelines], dry_run)
 
 
 @app.command(group=_NIGHTLY)
@@ -409,8 +420,8 @@ def _spare_the_collector() -> None:
 
     With Prefect imported, looking took a quarter of a start, and once more half a second at the exit.
     """
-    gc.set_threshold(100_000)
-    atexit.register(gc.freeze)
+    collector.set_threshold(100_000)
+    atexit.register(collector.freeze)
 
 
 def run_module(command: str) -> None:

@@ -19,9 +19,17 @@ def held_out(finished: Finished, slipway: Slipway) -> Labelled:
 
     folder = slipway.home / "runs" / "digits" / finished.verdict["run_id"] / "examples"
     files = sorted(str(file) for split in ("eval", "sample") for file in folder.glob(f"{split}-*"))
-    records = [record for file in files for record in tf.compat.v1.io.tf_record_iterator(file)]
+    records = [record for file in files for record in records_in(file)]
     examples = [tf.train.Example.FromString(record) for record in records]
     return records, [example.features.feature["label"].int64_list.value[0] for example in examples]
+
+
+def records_in(file: str) -> Iterator[bytes]:
+    """Read a file of a run's examples; a later run compresses it."""
+    import tensorflow as tf
+
+    packed = tf.io.TFRecordOptions(compression_type="GZIP" if file.endswith(".gz") else "")
+    return iter(tf.compat.v1.io.tf_record_iterator(file, packed))
 
 
 def _request(records: list[bytes]):  # type: ignore[no-untyped-def]

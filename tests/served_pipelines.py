@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from served_digits import records_in
 from slipway_command import Finished, Slipway
 
 
@@ -18,8 +19,7 @@ def held_out(finished: Finished, slipway: Slipway) -> list[Any]:
     folder = slipway.home / "runs" / verdict["pipeline"] / verdict["run_id"] / "examples"
     files = sorted(str(file) for split in ("eval", "sample") for file in folder.glob(f"{split}-*"))
     return [
-        tf.train.Example.FromString(record)
-        for file in files for record in tf.compat.v1.io.tf_record_iterator(file)
+        tf.train.Example.FromString(record) for file in files for record in records_in(file)
     ]  # fmt: skip
 
 

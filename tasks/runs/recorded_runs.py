@@ -20,7 +20,15 @@ from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
 from tasks.reports import prefect_artifacts, run_events, run_metrics, run_report
-from tasks.runs import lost_output, quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
+from tasks.runs import (
+    lost_output,
+    quiet_outcomes,
+    run_folders,
+    run_records,
+    run_retention,
+    told_verdicts,
+    tracebacks,
+)
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
@@ -172,6 +180,16 @@ def _conclude(this: RecordedRun) -> None:
         serving = served_versions.served(this.run)
     with _verdict_stands():
         run_metrics.write(verdict, serving[0] if serving else None)
+    if verdict.outcome != "cancelled":  # a person waits for it to end
+        with _verdict_stands():
+            _clean_up(this)
+
+
+def _clean_up(this: RecordedRun) -> None:
+    """Remove and compress old runs."""
+    done = run_retention.clean(this.loaded, this.run.run_id)
+    if done.removed or done.tidied:
+        get_run_logger().info(done.summary())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tasks.artifacts import Run
 from tasks.runs import run_folders, run_order
 
 NEWEST = "newest"
-_ENDED = ("deployed", "rejected", "trained", "checked", "skipped")
+ENDED = ("deployed", "rejected", "trained", "checked", "skipped")
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def unfinished_run_of(pipeline: Path | str, flow_run: str) -> str | None:
     name = load_pipeline(pipeline).config.name
     for run_id in reversed(_run_ids(name)):
         if run_folders.flow_run_of(runs_folder(name) / run_id) == flow_run:
-            return run_id if _outcome(name, run_id) not in _ENDED else None
+            return run_id if _outcome(name, run_id) not in ENDED else None
     return None
 
 
 def _newest(name: str) -> str:
     for run_id in reversed(_run_ids(name)):
         outcome = _outcome(name, run_id)
-        if outcome not in _ENDED:
+        if outcome not in ENDED:
             return run_id
         if outcome == "deployed":
             message = f"no run of {name} is to be resumed: run {run_id} was deployed after all that failed"
@@ -81,13 +81,13 @@ def _newest(name: str) -> str:
 def _required(name: str, run_id: str) -> str:
     if run_id not in _run_ids(name):
         raise ConfigError(f"{name} has no run {run_id!r} in {runs_folder(name)}", _named(name))
-    if (outcome := _outcome(name, run_id)) in _ENDED:
+    if (outcome := _outcome(name, run_id)) in ENDED:
         raise ConfigError(f"run {run_id} of {name} has ended: {outcome}", _named(name))
     return run_id
 
 
 def _named(name: str) -> str:
-    found = [run_id for run_id in _run_ids(name) if _outcome(name, run_id) not in _ENDED]
+    found = [run_id for run_id in _run_ids(name) if _outcome(name, run_id) not in ENDED]
     return f"runs that can be named to go on: {', '.join(found)}" if found else "slipway run starts a new one"
 
 

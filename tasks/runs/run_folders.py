@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -102,6 +102,16 @@ def make(run: Run) -> None:
 
 
 @contextmanager
+def locked(pipeline: Pipeline) -> Iterator[None]:
+    """Hold the pipeline's lock. The operating system frees it when its holder dies.
+
+    While a run holds it, this waits as `deployment.when_busy` says. Raises AlreadyRunning, EnvironmentFault.
+    """
+    with _lock(pipeline):
+        yield
+
+
+@contextmanager
 def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterator[None]:
     """Hold the pipeline's lock, with the run's folder made and its resolved configuration in it.
 
@@ -109,26 +119,31 @@ def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterato
     as `deployment.when_busy` says. Raises AlreadyRunning, EnvironmentFault.
     """
     folder = runs_folder(run.pipeline)
+    with _lock(pipeline):
+        try:
+            _begin(folder, pipeline, run, flow)
+            yield
+        finally:
+            (folder / ".running").unlink(missing_ok=True)
+
+
+def _lock(pipeline: Pipeline) -> AbstractContextManager[object]:
+    """Take the pipeline's lock; the end of a `with` gives it back."""
+    name = pipeline.config.name
+    folder = runs_folder(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         timeout = longest_wait(pipeline.config.deployment)
-        lock = FileLock(folder / ".lock", timeout=timeout, mode=0o600)
-        lock.acquire()
+        return FileLock(folder / ".lock", timeout=timeout, mode=0o600).acquire()
     except Timeout:
         raise AlreadyRunning(
-            f"a run of {run.pipeline} is under way{_holder(folder)}",
+            f"a run of {name} is under way{_holder(folder)}",
             "wait for it to end, or stop it; deployment.when_busy: wait has runs wait for each other",
         ) from None
     except OSError as error:
         raise EnvironmentFault(
             f"{folder} is not writable: {error.strerror}", "set SLIPWAY_HOME to a folder that is"
         ) from None
-    with lock:
-        try:
-            _begin(folder, pipeline, run, flow)
-            yield
-        finally:
-            (folder / ".running").unlink(missing_ok=True)
 
 
 def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> None:
