@@ -1,7 +1,8 @@
-"""The slice `model`: the Estimator, or the graph."""
+"""The slice `model`: the Estimator, the graph, or a SavedModel that was trained elsewhere."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
@@ -11,7 +12,7 @@ from configs.slices import Reference, Slice
 
 
 class ModelConfig(Slice):
-    """A canned Estimator by its name, one that a factory builds, or a graph. One of the three."""
+    """A canned Estimator, one that a factory builds, a graph, or a SavedModel. One of the four."""
 
     estimator: str | None = None
     """Name of a canned Estimator in `tf.estimator`: DNNClassifier, DNNRegressor, DNNEstimator,
@@ -28,6 +29,16 @@ class ModelConfig(Slice):
     (features: dict, labels, tags: tuple, params: dict); see `tasks/estimators/graph_pipelines.py` for what it
     returns."""
 
+    saved_model: Path | None = None
+    """Folder of a SavedModel that was trained elsewhere, relative to the YAML: TensorFlow 1's or 2's, as
+    `keras.Model.export` or `save` writes it; or a folder of numbered versions, of which the highest is taken.
+    Nothing is trained: it is evaluated, gated, published and proven as it is. Its signatures take serialized
+    tf.Examples, or dense features by their names."""
+
+    outputs: dict[str, str] = {}
+    """With `saved_model`, which output predicts a label: `{species: "serving_default:dense_2"}`. By default
+    one that has the label's name, or the name that tf.estimator gives it, or the only one."""
+
     params: dict[str, Any] = {}
     """Arguments of the canned Estimator's constructor (`optimizer` may be a name or
     `{name: Adam, learning_rate: 0.01}`; `head` a `{name: MultiClassHead, n_classes: 3}`), or what the
@@ -43,11 +54,16 @@ class ModelConfig(Slice):
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> ModelConfig:
-        if [self.estimator, self.factory, self.graph].count(None) != 2:  # noqa: PLR2004 (all but one)
+        origins = [self.estimator, self.factory, self.graph, self.saved_model]
+        if origins.count(None) != len(origins) - 1:
             raise ValueError(
-                "give exactly one of 'estimator' (a canned one), 'factory' and 'graph' (callables)"
+                "give exactly one of 'estimator' (canned), 'factory', 'graph' (callables) and 'saved_model'"
             )
         if self.estimator is None and self.feature_columns is not None:
-            kind = "factory" if self.factory else "graph"
+            kind = "factory" if self.factory else "graph" if self.graph else "SavedModel"
             raise ValueError(f"a {kind} makes its own feature columns: remove 'feature_columns'")
+        if self.saved_model is not None and (self.params or self.preprocess):
+            raise ValueError("a SavedModel is taken as it is: remove 'params' and 'preprocess'")
+        if self.saved_model is None and self.outputs:
+            raise ValueError("'outputs' are of a SavedModel: they need 'saved_model'")
         return self

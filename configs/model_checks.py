@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs import canned
+from configs import canned, given_model
 from configs.errors import ConfigError
 from configs.features import (
     CombinedColumns,
@@ -43,6 +44,8 @@ def _problems(pipeline: Pipeline) -> Iterator[Problem]:
     config = pipeline.config
     if config.model.estimator is not None:
         yield from _of_estimator(config)
+    if config.model.saved_model is not None:
+        yield from _of_saved_model(pipeline.folder / config.model.saved_model.expanduser())
     for keys, column in _columns(config):
         yield from _of_column(keys, column, pipeline)
     if "raw" in config.export.receivers:
@@ -50,6 +53,16 @@ def _problems(pipeline: Pipeline) -> Iterator[Problem]:
             if not spec.is_dense:
                 message = f"raw takes dense tensors, and the feature {name!r} is {spec.kind}"
                 yield Problem(("export", "receivers"), message, "use [parsing], or make it fixed_len")
+
+
+def _of_saved_model(path: Path) -> Iterator[Problem]:
+    if given_model.found_in(path) is not None:
+        return
+    found = "no such folder" if not path.exists() else "no saved_model.pb in it"
+    hint = "the path is relative to the YAML"
+    if path.suffix in (".keras", ".h5", ".hdf5"):
+        found, hint = "not a SavedModel", "tf.keras.models.load_model(FILE).export(FOLDER) writes one"
+    yield Problem(("model", "saved_model"), f"{path}: {found}", hint)
 
 
 def _of_estimator(config: PipelineConfig) -> Iterator[Problem]:

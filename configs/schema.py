@@ -139,6 +139,28 @@ class PipelineConfig(Slice):
         return self
 
     @model_validator(mode="after")
+    def _trains_no_saved_model(self) -> PipelineConfig:
+        if self.model.saved_model is None:
+            return self
+        if self.training != TrainingConfig():
+            raise ValueError("model.saved_model is not trained: remove 'training'")
+        made = ExportConfig()
+        if (self.export.receivers, self.export.as_text, self.export.checkpoint) != (
+            made.receivers, made.as_text, made.checkpoint
+        ):  # fmt: skip
+            raise ValueError(
+                "model.saved_model is published as it is: remove export.receivers, as_text and checkpoint"
+            )
+        if self.data.gates.unchanged != "train":
+            raise ValueError(
+                "data.gates.unchanged: it does not see that model.saved_model changed; remove it"
+            )
+        unknown = [name for name in self.model.outputs if name not in self.data.label]
+        if unknown:
+            raise ValueError(f"model.outputs names {unknown[0]!r}, which is not one of data.label")
+        return self
+
+    @model_validator(mode="after")
     def _has_what_is_sliced(self) -> PipelineConfig:
         known = {**self.data.features, **self.data.label}
         for name in self.evaluation.slices:

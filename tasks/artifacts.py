@@ -167,9 +167,13 @@ class Checkpoint:
     """Global step that this process started at; 0 for a fresh model."""
     notes: tuple[str, ...] = ()
     """What else is to be known of it: which one it is, whose values it began with, what was damaged."""
+    given: Path | None = None
+    """The SavedModel that it is of, if it was trained elsewhere."""
 
     def proved(self) -> str:
         """Say what this proves."""
+        if self.given is not None:
+            return f"nothing to train: {self.given} was trained elsewhere"
         pace = f", {self.steps_per_second:,.0f} steps/s" if self.steps_per_second else ""
         resumed = f", resumed from step {self.resumed_from:,}" if self.resumed_from else ""
         loss = f", loss {self.loss:.4g}" if self.loss is not None else ""
@@ -269,6 +273,8 @@ class Candidate:
     """MetaGraphs by their tags, joined by commas; servers load `serve`."""
     assets: tuple[str, ...] = ()
     """Files that the graph reads when it is loaded, such as vocabularies: names in `assets/`."""
+    answered_by: str = "estimator.predict"
+    """Whose answers `offline` holds."""
 
     def proved(self) -> str:
         """Say what this proves."""
@@ -341,12 +347,14 @@ class Validation:
     """Number of output values compared with those of `estimator.predict`."""
     answers: str
     """How far they are from them, and how far they may be."""
+    answered_by: str = "estimator.predict"
+    """What they are compared with."""
 
     def proved(self) -> str:
         """Return the stage's result in a sentence."""
         own = sum(check.name.startswith("validation.inputs") for check in self.checks)
         also = f"; {own} check(s) of validation.inputs" if own else ""
-        return f"estimator.predict: {self.answers}{also}"
+        return f"{self.answered_by}: {self.answers}{also}"
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,8 @@ def _matching(source: Path, pattern: str) -> Iterator[Path]:
 
 
 def _model(config: PipelineConfig) -> str:
-    return str(config.model.estimator or config.model.factory or config.model.graph)
+    model = config.model
+    return str(model.estimator or model.factory or model.graph or model.saved_model)
 
 
 def _begin(config: PipelineConfig) -> str:

@@ -18,8 +18,10 @@ from tasks.artifacts import BuiltModel, Run
 from tasks.errors import ConfigError, ModelError, SlipwayError
 from tasks.estimators import assembly
 from tasks.estimators.canned_estimators import seen_in_training
+from tasks.evaluations import given_metrics
 from tasks.examples.preprocessing import preprocess_of
 from tasks.examples.tf_examples import Preprocess, examples_spec, parsing_spec, split_labels
+from tasks.exports import given_models
 from tasks.exports.serving_inputs import receiver_for
 
 _MODES = tf.estimator.ModeKeys
@@ -35,6 +37,8 @@ def run(
     Raises ModelError if one cannot be built or no signature could be served, and ConfigError if a gate is
     about a metric that the model does not report.
     """
+    if model.saved_model is not None:
+        return _given(model, evaluation, data, run)
     preprocess = preprocess_of(model, run)
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as folder:
         run = replace(run, folder=Path(folder))  # an Estimator of a Keras model writes into its model_dir
@@ -57,6 +61,23 @@ def run(
             message, "raw receivers need a PredictOutput among export_outputs; parsing ones take any"
         )
     return BuiltModel(variables, tuple(metrics), signatures)
+
+
+def _given(model: ModelConfig, evaluation: EvaluationConfig, data: DataConfig, run: Run) -> BuiltModel:
+    """Load the SavedModel that was trained elsewhere. Raises ModelError, ConfigError."""
+    saved_model = given_models.source(model, run)
+    signatures = given_models.signatures(saved_model, data)
+    metrics = given_metrics.names(model, data, signatures)
+    _require_metrics(_metrics_of(evaluation, TrainingConfig()), metrics)
+    try:
+        with given_models.loaded(saved_model, signatures, None):
+            pass
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{saved_model} does not load: {error}", "a server could not load it either"
+        ) from error
+    variables = len(given_models.variables(saved_model))
+    return BuiltModel(variables, tuple(metrics), tuple(each.name for each in signatures))
 
 
 @contextmanager

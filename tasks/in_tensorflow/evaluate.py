@@ -12,10 +12,11 @@ import tensorflow as tf
 from configs.schema import AnswersConfig, Recipe
 from tasks.answers import limits, numerics, predictions
 from tasks.answers.limits import Limits
-from tasks.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run
+from tasks.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run, SliceMetrics
 from tasks.estimators import accelerators
-from tasks.evaluations import answered, baselines, slices, training_curves
+from tasks.evaluations import answered, baselines, given_metrics, slices, training_curves
 from tasks.evaluations.measuring import Measure
+from tasks.exports import given_models
 from tasks.reports import pictures
 from tasks.tensorflow_errors import explained
 
@@ -33,6 +34,8 @@ def run(
     answers in this process, so that `export` knows whether another process repeats it bit for bit.
     """
     session_config = accelerators.claim(recipe.training.accelerator)
+    if recipe.model.saved_model is not None:
+        return _given(recipe, answers, examples, run, served, session_config)
     tonight = Measure.of(recipe, run, session_config)
     with (
         explained(run.model_dir, run, recipe.data),
@@ -91,3 +94,58 @@ def _predict_first(
         return
     device = "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
     limits.write(folder, Limits(conditions=numerics.conditions(device)))
+
+
+def _given(
+    recipe: Recipe, answers: AnswersConfig, examples: Examples, run: Run, served: tuple[int, Path] | None,
+    session_config: Any,
+) -> Evaluation:  # fmt: skip
+    """Do the same for a SavedModel that was trained elsewhere."""
+    saved_model = given_models.copied(run)
+    with tempfile.TemporaryDirectory(prefix="slipway-evaluate-") as scratch:
+        parts = slices.split(recipe, examples.eval.files, Path(scratch) / "slices")
+        predicted = given_metrics.predict(saved_model, recipe, examples.eval.files, session_config)
+        by_slice = _given_slices(saved_model, recipe, parts, session_config)
+        before = None
+        if served is not None:
+            compared = parts if recipe.evaluation.by_slice.changes else []
+            before = _given_baseline(served, recipe, examples, compared, session_config)
+    drawn = pictures.of_evaluation(run, {}, {}, [each for one in predicted if (each := one.answered())])
+    signatures = given_models.signatures(saved_model, recipe.data)
+    first = run.first_predictions
+    _, answered_first = given_models.predict_samples(
+        saved_model, signatures, answers, examples, recipe.data, first, session_config
+    )
+    predictions.write(first, answered_first)
+    limits.write(first, Limits(conditions=numerics.conditions()))
+    metrics = given_metrics.measure(predicted)
+    return Evaluation(metrics, examples.eval.examples, slices=by_slice, baseline=before, pictures=drawn)
+
+
+def _given_slices(
+    saved_model: Path, recipe: Recipe, parts: Sequence[slices.Part], session_config: Any
+) -> tuple[SliceMetrics, ...]:
+    return tuple(
+        SliceMetrics(
+            part.feature, part.value, part.examples,
+            given_metrics.measure(given_metrics.predict(saved_model, recipe, [part.file], session_config)),
+        )
+        for part in parts
+    )  # fmt: skip
+
+
+def _given_baseline(
+    served: tuple[int, Path],
+    recipe: Recipe,
+    examples: Examples,
+    parts: Sequence[slices.Part],
+    session_config: Any,
+) -> Baseline:
+    """Measure the served version by its own answers; a note says why it could not be."""
+    version, folder = served
+    try:
+        found = given_metrics.predict(folder, recipe, examples.eval.files, session_config)
+        by_slice = _given_slices(folder, recipe, parts, session_config)
+    except Exception as error:
+        return Baseline(version, {}, f"not measured: {error}")
+    return Baseline(version, given_metrics.measure(found), "its own answers", by_slice)

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import tensorflow as tf
 
 from configs.schema import AnswersConfig, DataConfig, ExportConfig, ModelConfig, TrainingConfig
 from tasks.answers import limits, numerics, offline_answers, predictions
@@ -17,7 +19,7 @@ from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
 from tasks.errors import ModelError
 from tasks.estimators import accelerators, assembly, checkpoints, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of
-from tasks.exports import extra_assets, graph_exports, row_independence, saved_models
+from tasks.exports import extra_assets, given_models, graph_exports, row_independence, saved_models
 from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
 from tasks.tensorflow_errors import explained
 
@@ -35,34 +37,25 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
     `metrics` are what the evaluation found, for the manifest. Works on the CPU: so does the server whose
     answers will be compared with these.
     """
-    estimator = assembly.build(model, training, data, run, accelerators.claim("cpu"))
-    preprocess = preprocess_of(model, run)
-    receiver = receiver_for(export, data.features, run, preprocess)
+    offline = run.folder / "offline"
+    if model.saved_model is not None:
+        exporter: _Exporter = _Given(data, examples, answers, run, offline)
+    else:
+        exporter = _Trained(model, training, export, data, examples, checkpoint, answers, run, offline)
     extra_assets.require(export, run.source)
-
-    def write(folder: Path) -> Path:
-        if model.graph is None:
-            return _written(estimator, folder, receiver, export, checkpoint)
-        graph = graph_pipelines.graph_of(model, run)
-        return graph_exports.write(folder / "model", graph, export, data, receiver, preprocess, checkpoint)
-
-    path = _export(write, run)
+    path = _export(exporter.write, run)
     try:
-        made_of = extra_assets.manifest(run, examples, checkpoint, training.seed, metrics or {})
+        made_of = (
+            extra_assets.manifest(run, examples, checkpoint, training.seed, metrics or {}) | exporter.origin()
+        )
         with explained(writes_to=run.model_base_path):
             extra_assets.write(path, export, run.source, made_of)
-        signatures = _signatures(path, export, data)
-        offline = run.folder / "offline"
+        signatures = exporter.signatures(path)
         with explained(writes_to=offline):
-
-            def predict() -> tuple[int, dict[str, BySize]]:
-                return predictions.predict_samples(
-                    estimator, checkpoint.prefix, answers, examples, data, preprocess, offline
-                )
-
-            samples, predicted = predict()
-            in_double = checkpoints.computes_in_double(checkpoint.prefix)
-            found = _limits(answers, predicted, lambda: predict()[1], signatures, run, in_double)
+            samples, predicted = exporter.predict()
+            found = _limits(
+                answers, predicted, lambda: exporter.predict()[1], signatures, run, exporter.in_double()
+            )
             expected = {
                 each.name: _comparable(each, predicted[_head(each, predicted)]) for each in signatures
             }
@@ -72,7 +65,109 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
         shutil.rmtree(path)
         raise
     tag_sets, assets = saved_models.tag_sets(path), saved_models.assets(path)
-    return Candidate(path, signatures, offline, samples, tag_sets, assets)
+    return Candidate(path, signatures, offline, samples, tag_sets, assets, exporter.answered_by)
+
+
+class _Exporter(Protocol):
+    """What is exported, and what it should answer."""
+
+    answered_by: str
+
+    def write(self, folder: Path) -> Path:
+        """Write the SavedModel under `folder`; return where."""
+
+    def signatures(self, path: Path) -> tuple[Signature, ...]:
+        """Return what it serves. Raises ModelError if that cannot be proven."""
+
+    def predict(self) -> tuple[int, dict[str, BySize]]:
+        """Return the number of samples, and their answers by head or signature."""
+
+    def in_double(self) -> bool:
+        """Return whether it computes in float64."""
+
+    def origin(self) -> dict[str, Any]:
+        """Return what the manifest says besides."""
+
+
+class _Trained:
+    """The checkpoint that was trained, by its Estimator or graph."""
+
+    answered_by = "estimator.predict"
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self, model: ModelConfig, training: TrainingConfig, export: ExportConfig, data: DataConfig,
+        examples: Examples, checkpoint: Checkpoint, answers: AnswersConfig, run: Run, offline: Path,
+    ) -> None:  # fmt: skip
+        self._model, self._export, self._data, self._run = model, export, data, run
+        self._examples, self._checkpoint, self._answers, self._offline = (
+            examples,
+            checkpoint,
+            answers,
+            offline,
+        )
+        self._estimator = assembly.build(model, training, data, run, accelerators.claim("cpu"))
+        self._preprocess = preprocess_of(model, run)
+        self._receiver = receiver_for(export, data.features, run, self._preprocess)
+
+    def write(self, folder: Path) -> Path:
+        if self._model.graph is None:
+            return _written(self._estimator, folder, self._receiver, self._export, self._checkpoint)
+        graph = graph_pipelines.graph_of(self._model, self._run)
+        return graph_exports.write(
+            folder / "model",
+            graph,
+            self._export,
+            self._data,
+            self._receiver,
+            self._preprocess,
+            self._checkpoint,
+        )
+
+    def signatures(self, path: Path) -> tuple[Signature, ...]:
+        return _signatures(path, self._export, self._data)
+
+    def predict(self) -> tuple[int, dict[str, BySize]]:
+        return predictions.predict_samples(
+            self._estimator, self._checkpoint.prefix, self._answers, self._examples, self._data,
+            self._preprocess, self._offline,
+        )  # fmt: skip
+
+    def in_double(self) -> bool:
+        return checkpoints.computes_in_double(self._checkpoint.prefix)
+
+    def origin(self) -> dict[str, Any]:
+        return {}
+
+
+class _Given:
+    """A SavedModel that was trained elsewhere."""
+
+    answered_by = given_models.ANSWERED_BY
+
+    def __init__(
+        self, data: DataConfig, examples: Examples, answers: AnswersConfig, run: Run, offline: Path
+    ) -> None:
+        self._data, self._examples, self._answers, self._offline = data, examples, answers, offline
+        self._copy, self._session_config = given_models.copied(run), accelerators.claim("cpu")
+
+    def write(self, folder: Path) -> Path:
+        return given_models.write(self._copy, folder)
+
+    def signatures(self, path: Path) -> tuple[Signature, ...]:
+        return given_models.signatures(path, self._data)
+
+    def predict(self) -> tuple[int, dict[str, BySize]]:
+        asked = given_models.signatures(self._copy, self._data)
+        return given_models.predict_samples(
+            self._copy, asked, self._answers, self._examples, self._data, self._offline, self._session_config
+        )
+
+    def in_double(self) -> bool:
+        types = given_models.variables(self._copy).values()
+        return {each for each in types if each.is_floating} == {tf.float64}
+
+    def origin(self) -> dict[str, Any]:
+        return {"saved_model_sha256": given_models.digest(self._copy)}
 
 
 def _written(

@@ -33,6 +33,7 @@ from tasks.estimators.training_hooks import (
 )
 from tasks.examples.preprocessing import preprocess_of
 from tasks.examples.tf_examples import Position, batches, training_batches
+from tasks.exports import given_models
 from tasks.tensorflow_errors import explained
 
 EXIT_CODE_OF_SIGTERM = 143
@@ -52,6 +53,8 @@ def run(  # noqa: PLR0913, PLR0917 (called by name: the recipe's parts, and wher
     then reached is saved, and the process exits with 143. Raises EnvironmentFault or ModelError before
     anything is on disk when there is no such accelerator or the Estimator cannot be built.
     """
+    if model.saved_model is not None:
+        return given_models.take(model, run)
     evaluation = evaluation or EvaluationConfig()
     tell = _teller(progress)
     with model_dir_lock.held(run, tell, lambda line: progress({"message": line})):

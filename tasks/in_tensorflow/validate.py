@@ -54,7 +54,7 @@ def run(
         raise Rejected(
             f"validation: {missed[0].name}: {missed[0].observed}{rest}", _hint(missed[0]), tuple(checks)
         )
-    return Validation(tuple(checks), total.numbers, summary(total, rules))
+    return Validation(tuple(checks), total.numbers, summary(total, rules), candidate.answered_by)
 
 
 def _reproducible(held_to: Limits) -> Iterator[Check]:
@@ -133,7 +133,7 @@ def _compared(
         if tags == saved_models.SERVE:
             whole = asked.whole(parts)
             offline_answers.write(candidate.offline, "exported", signature.name, size, whole)
-    return rule.check(name, "estimator.predict", total), rule, total
+    return rule.check(name, candidate.answered_by, total), rule, total
 
 
 def _one_batch(
