@@ -10,7 +10,7 @@ from tasks import deploy_journal, model_versions, undoing, version_seals
 from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal
 from tasks.errors import ConfigError, JournalUnreadable
-from tasks.reports import run_report
+from tasks.reports import run_metrics, run_report
 from tasks.runs import run_folders
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
@@ -66,6 +66,7 @@ def _recorded(journal: Journal, pipeline: Pipeline, run: Run) -> Withdrawal:
     finally:
         run_folders.write_verdict(record.verdict(), run_folders.verdict_file(run))
         run_report.write(pipeline, run)
+        run_metrics.write(record.verdict(), _live(run))
 
 
 def _target(run: Run, to: int | None) -> int:

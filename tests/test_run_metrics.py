@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tasks.artifacts import Baseline, Check, StageReport, Verdict
+from configs.home import runs_folder
+from tasks.artifacts import Baseline, Check, Run, StageReport, Verdict
 from tasks.reports import run_metrics
+from tasks.runs import run_folders
 from tasks.runs.run_records import Outcome
 
 
@@ -79,3 +82,17 @@ def test_a_folder_that_cannot_be_written_fails_no_run(home: Path) -> None:
     home.mkdir()
     (home / "metrics").write_text("a file")
     run_metrics.write(_verdict(), serving=8)
+
+
+def test_the_age_of_the_live_version_is_known(tmp_path: Path) -> None:
+    """Since its deployment, or since a rollback to it; runs that deploy nothing leave it."""
+    for run_id, outcome, at in (("r1", "deployed", 1000), ("r2", "rejected", 2000), ("r3", "restored", 3000)):
+        run = Run("digits", run_id, runs_folder("digits") / run_id, tmp_path, tmp_path)
+        version = None if outcome == "rejected" else 8
+        run_folders.write_verdict(_verdict(outcome=outcome, version=version), run_folders.verdict_file(run))
+        os.utime(run_folders.verdict_file(run), (at, at))
+        run_metrics.write(_verdict(outcome=outcome), serving=8)
+        expected = 3000 if outcome == "restored" else 1000
+        assert _samples()["slipway_serving_since_timestamp_seconds",] == expected
+    run_metrics.write(_verdict(), serving=9)
+    assert ("slipway_serving_since_timestamp_seconds",) not in _samples()

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from configs.home import home, make_readable
 from tasks import durable_files
 from tasks.artifacts import Verdict
+from tasks.runs import run_folders
 
 _log = logging.getLogger(__name__)
 OUTCOMES = ("deployed", "trained", "skipped", "rejected", "rolled_back", "restored", "failed", "cancelled")
@@ -69,6 +70,10 @@ def _registry(verdict: Verdict, serving: int | None) -> CollectorRegistry:
             before.labels(pipeline, name).set(value)
     if serving is not None:
         gauge("serving_version", "Version that answers").labels(pipeline).set(serving)
+        began = run_folders.serving_since(pipeline, serving)
+        if began is not None:
+            told = "When the version that answers was put into service: its age is time() minus this"
+            gauge("serving_since_timestamp_seconds", told).labels(pipeline).set(began.timestamp())
     since = _last_deploy(verdict, now)
     if since is not None:
         gauge("last_deploy_timestamp_seconds", "When a version was last deployed").labels(pipeline).set(since)
