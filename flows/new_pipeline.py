@@ -20,7 +20,7 @@ from configs.loading import load_pipeline
 from configs.references import require_callables
 from configs.schema import Name
 from tasks import tensorflow_process
-from tasks.samples import csv_samples
+from tasks.samples import csv_samples, leakage
 from tasks.samples.factory_text import model_py, preprocess_py
 from tasks.samples.guesses import Guess, guess
 from tasks.samples.pipeline_text import estimator, pipeline_yaml
@@ -144,6 +144,9 @@ def _tell(guessed: Guess, target: Path, files: Mapping[str, str], factory: bool)
         is_ = Text(_short(feature.spec) if feature.column else "left out", "" if feature.column else "yellow")
         table.add_row(Text(feature.name), is_, Text(feature.why))
     console.print(table)
+    names = [feature.name for feature in guessed.used]
+    for leak in leakage.leaks(sample.columns, label.name, label.task != "regression", names):
+        console.print(Text.assemble(("\nleakage? ", "bold yellow"), leak.told(label.name)), soft_wrap=True)
     model = "model.py:build_estimator" if factory else estimator(guessed)
     bound = "at least" if "min" in label.threshold else "at most"
     gate = f"{label.metric} {bound} {next(iter(label.threshold.values())):g}: {label.threshold_why}"

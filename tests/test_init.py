@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from configs.errors import SlipwayError
 from configs.loading import load_pipeline
 from flows.cli import main
 from tasks.in_tensorflow import profile as tfrecord_profile
-from tasks.samples import csv_samples
+from tasks.samples import csv_samples, leakage
 from tasks.samples.guesses import Guess, guess
 from tasks.samples.profiles import Sample
 from tasks.tensorflow_process import ignore_progress
@@ -290,6 +291,60 @@ class TestRefusals:
         assert [path.name for path in (here / "configs" / "mine").iterdir()] == ["notes"]
         assert main(["init", "mine", "x.csv", "--folder", "elsewhere"]) == 0
         assert load_pipeline(here / "elsewhere").config.name == "mine"
+
+
+class TestLeakage:
+    """A feature that alone predicts the label."""
+
+    def _said(self, folder: Path, capsys: pytest.CaptureFixture[str], header: str, rows: Any) -> str:
+        sample = _csv(folder / "sample.csv", header, rows)
+        label = header.rpartition(",")[2]
+        assert main(["init", "mine", str(sample), "--folder", str(folder / "made"), "--label", label]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    def test_a_class_is_told_by_number_and_word(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """By how much, and beside what; one that helps, an identifier and noise are not told."""
+        rnd, rows = random.Random(3), []
+        for _ in range(400):
+            churned = rnd.random() < 0.3
+            refund = rnd.uniform(10, 90) if churned else 0.0
+            state = "closed" if churned and rnd.random() < 0.995 else "open"
+            helps = rnd.gauss(2.0 if churned else 0.0, 1)
+            rows.append([f"{refund:.2f}", state, f"{helps:.3f}", rnd.randint(0, 9), int(churned)])
+        said = self._said(tmp_path, capsys, "refund,state,helps,noise,churned", rows)
+        assert (
+            "leakage? refund alone predicts churned in 100.0% of 200 examples (the commonest class: " in said
+        )
+        assert re.search(r"leakage\? state alone predicts churned in (9\d|100)\.\d% of 200", said)
+        assert said.count("leakage?") == 2
+        assert "remove it from data.features" in said
+
+    def test_a_quantity_is_told_by_its_variance(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A label in another currency; one that is merely correlated is a good feature."""
+        rnd, rows = random.Random(4), []
+        for _ in range(600):
+            price = rnd.uniform(1000, 9000)
+            rows.append([f"{price * 1.1:.2f}", f"{price / 100 + rnd.gauss(0, 15):.2f}", f"{price:.2f}"])
+        said = self._said(tmp_path, capsys, "euros,area,price", rows)
+        assert re.search(
+            r"leakage\? euros alone explains (99|100)\.\d% of the variance of price in 300", said
+        )
+        assert said.count("leakage?") == 1
+
+    def test_of_tf_examples_too(self, tmp_path: Path) -> None:
+        """Values are paired across examples that lack some."""
+        records = [
+            _example(**({"x": [float(n)]} if n % 3 else {}), y=[int(n > 50)], z=[1, 2]) for n in range(100)
+        ]
+        sample = _profiled(_tfrecord(tmp_path / "s.tfrecord", records))
+        assert sample.columns["x"][:3] == (None, 1.0, 2.0)
+        assert set(sample.columns["z"]) == {None}
+        (leak,) = leakage.leaks(sample.columns, "y", True, ["x", "z"])
+        assert (leak.feature, leak.examples) == ("x", 33)
 
 
 class TestNames:

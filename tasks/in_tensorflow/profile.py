@@ -34,7 +34,8 @@ def run(_progress: Callable[[Mapping[str, Any]], None], files: Sequence[Path]) -
             found.note_missing(place, count)
     read = min(count, MOST_EXAMPLES)
     features = tuple(tallies[name].tally.profile(tallies[name].first_missing) for name in sorted(tallies))
-    return Sample(tuple(files), "tfrecord", compression, read, count == read, features)
+    columns = {name: tallies[name].tally.column(read) for name in sorted(tallies)}
+    return Sample(tuple(files), "tfrecord", compression, read, count == read, features, columns)
 
 
 class _Found:
@@ -104,4 +105,4 @@ def _add(tallies: dict[str, _Found], name: str, feature: Any, place: str, count:
     if before.tally.dtype != dtype:
         message = f"{place}: feature {name!r} is {dtype}, and {before.tally.dtype} in {before.place}"
         raise DataError(message, "write it with one type")
-    before.tally.add(values)
+    before.tally.add(values, count - 1)

@@ -37,9 +37,14 @@ def profile(files: Sequence[Path]) -> Sample:
             rows.extend(islice(found, MOST_EXAMPLES + 1 - len(rows)))
     whole = len(rows) <= MOST_EXAMPLES
     rows = rows[:MOST_EXAMPLES]
-    columns = (_column(name, [(place, cells[i]) for place, cells in rows]) for i, name in enumerate(header))
-    features = tuple(found for found in columns if found is not None)
-    return Sample(tuple(files), "csv", "none", len(rows), whole, features)
+    features: list[FeatureProfile] = []
+    columns: dict[str, tuple[Value | None, ...]] = {}
+    for index, name in enumerate(header):
+        cells_of = [(place, cells[index]) for place, cells in rows]
+        if (column := _column(name, cells_of)) is not None:
+            features.append(column[0])
+            columns[name] = column[1].column(len(rows))
+    return Sample(tuple(files), "csv", "none", len(rows), whole, tuple(features), columns)
 
 
 def _opened(file: Path) -> TextIO:
@@ -94,16 +99,17 @@ def _require_header(file: Path, names: list[str], before: list[str]) -> None:
         raise DataError(message, "give samples of one kind")
 
 
-def _column(name: str, cells: Sequence[tuple[str, str]]) -> FeatureProfile | None:
-    """Return the profile of a column; None where every cell is empty."""
+def _column(name: str, cells: Sequence[tuple[str, str]]) -> tuple[FeatureProfile, Tally] | None:
+    """Return the profile of a column, and its tally; None where every cell is empty."""
     filled = [(place, cell) for place, cell in cells if cell not in MISSING_VALUES]
     if not filled:
         return None
     dtype, several, note = _type_of(filled)
     tally = Tally(name, dtype, note)
-    for _, cell in filled:
-        tally.add(_values(cell, dtype, several))
-    return tally.profile(next((place for place, cell in cells if cell in MISSING_VALUES), ""))
+    for index, (_, cell) in enumerate(cells):
+        if cell not in MISSING_VALUES:
+            tally.add(_values(cell, dtype, several), index)
+    return tally.profile(next((place for place, cell in cells if cell in MISSING_VALUES), "")), tally
 
 
 def _type_of(cells: Sequence[tuple[str, str]]) -> tuple[Dtype, bool, str]:

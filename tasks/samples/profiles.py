@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,9 @@ MOST_EXAMPLES = 100_000
 
 MOST_WORDS = 1_000
 """Distinct values that are listed; a feature that has more has no vocabulary."""
+
+MOST_PAIRED = 5_000
+"""Examples whose values are kept, to see which features predict the label."""
 
 _MOST_DISTINCT = 200_000
 
@@ -78,6 +81,8 @@ class Sample:
     whole: bool
     """Whether the files were read to their end, not only MOST_EXAMPLES of them."""
     features: tuple[FeatureProfile, ...]
+    columns: dict[str, tuple[Value | None, ...]] = field(default_factory=dict)
+    """The values of the first MOST_PAIRED examples, by feature; None for an example with none, or several."""
 
 
 class Tally:
@@ -89,9 +94,15 @@ class Tally:
         self._words: Counter[Value] | None = Counter()
         self._numbers = _Moments()
         self._binary = False
+        self._first: dict[int, Value] = {}
 
-    def add(self, values: Sequence[Value | bytes]) -> None:
-        """Take the values that one example has: at least one."""
+    def add(self, values: Sequence[Value | bytes], index: int | None = None) -> None:
+        """Take the values that one example has: at least one; `index` is the example's number."""
+        if index is not None and index < MOST_PAIRED and len(values) == 1:
+            value = values[0]
+            value = self._text(value) if isinstance(value, bytes) else value
+            if not isinstance(value, float) or math.isfinite(value):
+                self._first[index] = value
         self._shortest = min(self._shortest, len(values)) if self.present else len(values)
         self._longest = max(self._longest, len(values))
         self.present += 1
@@ -111,6 +122,10 @@ class Tally:
                 self._words = None
         if self.dtype != "string":
             self._numbers.add([float(value) for value in values])
+
+    def column(self, examples: int) -> tuple[Value | None, ...]:
+        """Return the values of the first examples."""
+        return tuple(map(self._first.get, range(min(examples, MOST_PAIRED))))
 
     def profile(self, first_missing: str = "") -> FeatureProfile:
         """Return the sum."""
