@@ -30,6 +30,11 @@ def page() -> Iterator[str]:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
+    if command.default_command is None:
+        for below in command:
+            if not below.startswith("-"):
+                yield from _command(f"{name} {below}", command[below])
+        return
     arguments = list(command.assemble_argument_collection())
     positional = [argument for argument in arguments if _is_positional(argument)]
     usage = " ".join([name, *map(_place, positional)])

@@ -377,6 +377,23 @@ def init(
     return new_pipeline.create(name, samples, source, label, folder, force=force)
 
 
+_service = App(name="service", help="Units of systemd, so that a reboot leaves nothing down.", group=_NIGHTLY)
+app.command(_service)
+
+
+@_service.command(name="install")
+def service_install(
+    *pipelines: str,
+    user: Annotated[bool, Parameter(negative="", help="As units of this user; needs no root")] = False,
+    port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535), help="Of the Prefect UI")] = 4200,
+    pool: Annotated[str, Parameter(help="Work pool of the worker")] = "slipway",
+) -> int:
+    """Write units: Prefect's server, a worker, recovery, and the external model server of each PIPELINE."""
+    from flows import service_command
+
+    return service_command.install([load_pipeline(pipeline) for pipeline in pipelines], user, port, pool)
+
+
 @app.command(group=_NIGHTLY)
 def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
     """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
