@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def _leave(
     (run.folder / "ingested").mkdir()
     (run.folder / "examples.partial").mkdir()
     (run.folder / "config.yaml").write_text("name: digits\n")
+    started = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=int(run_id[1:]))
+    (run.folder / ".started").write_text(started.isoformat())
     (run.folder / "ingested" / "all.tfrecord").write_bytes(PIXELS)
     for name in ("one", "same"):
         (run.folder / f"{name}.npz").write_bytes(PIXELS)

@@ -16,7 +16,7 @@ from configs.home import runs_folder
 from configs.loading import Pipeline
 from tasks import deploy_journal, durable_files, model_versions
 from tasks.exports import extra_assets
-from tasks.runs import run_folders
+from tasks.runs import run_folders, run_order
 from tasks.runs.resumable_runs import ENDED
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def clean(pipeline: Pipeline, under_way: str = "", *, dry_run: bool = False) -> 
     Raises JournalUnreadable, and then has removed nothing: the run that deployed is not known.
     """
     folder = runs_folder(pipeline.config.name)
-    run_ids = sorted(each.name for each in folder.glob("*/") if not each.name.startswith("."))
+    runs = (each for each in folder.glob("*/") if not each.name.startswith("."))
+    run_ids = [run.name for run in sorted(runs, key=lambda each: (run_order.started(each), each.name))]
     needed = {under_way} | _needed(pipeline, run_ids)
     doomed = [run_id for run_id in _expired(pipeline, folder, run_ids) if run_id not in needed]
     kept = [run_id for run_id in run_ids if run_id not in doomed]
