@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,12 +19,12 @@ from prefect.logging import disable_run_logger
 
 from configs.schema import DeploymentConfig, ServerConfig, SmokeTestConfig
 from tasks import deploy_journal, deployment, model_versions, state_files, undoing, unfinished_deploys
-from tasks.artifacts import ModelVersion, Recovery, Run
+from tasks.artifacts import ContainerLimits, ModelVersion, Recovery, Run
 from tasks.deploy_journal import Journal
 from tasks.deployment import deploy
 from tasks.errors import EnvironmentFault, JournalUnreadable, SmokeTestFailed, error_named
 from tasks.preflight import serving_target
-from tasks.servers import model_servers, model_status, server_process, server_records
+from tasks.servers import model_servers, model_status, rollouts, server_process, server_records
 
 DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
 
@@ -119,6 +121,35 @@ def test_a_damaged_journal_of_a_run_that_published_nothing_is_discarded(deployed
 def test_the_error_of_a_damaged_journal_is_of_the_tree() -> None:
     """With an exit code, and no traceback of a defect."""
     assert error_named("JournalUnreadable") is JournalUnreadable
+
+
+def _make_newer_throughout(values: Any) -> Any:
+    """Return the JSON values as a newer release might have them: each object has a field more."""
+    if isinstance(values, dict):
+        return {key: _make_newer_throughout(value) for key, value in values.items()} | {"novel": [1]}
+    return values
+
+
+def test_a_newer_release_orphans_no_server(deployed: Deployed) -> None:
+    """Unknown fields at any depth of its records are ignored: its server is found, and stopped."""
+    before = server_records.read("small")
+    assert before is not None
+    with_limits = replace(before, limits=ContainerLimits(memory_mb=512, cpus=1, pids=64))
+    journal = deploy_journal.read("small")
+    assert journal is not None
+    server_records.write(with_limits)
+    deploy_journal.write(replace(journal, server=with_limits))
+    for file in (server_records._file("small"), deploy_journal.file("small")):
+        fields = json.loads(file.read_bytes())
+        del fields["sha256"]
+        newer = {**_make_newer_throughout(fields), "schema": 2}
+        file.write_text(json.dumps({**newer, "sha256": state_files._checksum(newer)}))
+    assert server_records.read("small") == with_limits
+    found = deploy_journal.read("small")
+    assert found is not None
+    assert (found.state, found.server) == ("smoke-tested", with_limits)
+    assert [each.handle for each in rollouts.stop("small")] == [before.handle]
+    assert deployed.servers() == []
 
 
 def test_each_flipped_bit_is_detected(tmp_path: Path) -> None:
