@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -27,12 +28,14 @@ from typing import IO
 
 from configs.home import home
 from configs.ui_address import auth_string
+from tasks import prefect_database
 from tasks.errors import EnvironmentFault
 
 TIMEOUT_VARIABLE = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
 _POLL_SECONDS = 0.05
 _SHUTDOWN_SECONDS = 10.0
 _LOG_LINES_SHOWN = 15
+_log = logging.getLogger(__name__)
 _users: IO[bytes] | None = None
 """Open, and locked, for as long as this process lives."""
 
@@ -81,15 +84,20 @@ def require_api(progress: Callable[[str], None]) -> None:
     settings = get_current_settings()
     if settings.api.url is not None or not settings.server.ephemeral.enabled:
         return
-    server = joined()
+    url = settings.server.database.connection_url
+    database = prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
+    server = joined(database, progress)
     server.wait_until_ready(settings.server.ephemeral.startup_timeout_seconds, progress)
     os.environ["PREFECT_API_URL"] = server.api
     os.environ["PREFECT_API_AUTH_STRING"] = auth_string()
     refresh_global_settings_context()
 
 
-def joined() -> EphemeralServer:
-    """Return the home's ephemeral server, started if there is none, and keep it until this process ends."""
+def joined(database: Path | None, progress: Callable[[str], None]) -> EphemeralServer:
+    """Return the home's ephemeral server, started if there is none, and keep it until this process ends.
+
+    Before a start, a damaged SQLite `database` is moved aside: it holds Prefect's history, no state of a run.
+    """
     global _users
     folder = home() / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +107,9 @@ def joined() -> EphemeralServer:
     log, alive = folder / "ephemeral-server.log", folder / "ephemeral-server.json"
     with alive.open("a+b") as file:
         if _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if database is not None and (told := prefect_database.set_aside_if_damaged(database)):
+                progress(told)
+                _log.warning(told)
             return EphemeralServer(_started(file, log, folder / "ephemeral-server.users"), log, alive)
         return EphemeralServer(_address(file), log, alive)
 
@@ -158,7 +169,8 @@ def _answers(url: str) -> bool:
 def _hint() -> str:
     return (
         "start one that stays (slipway ui, in another terminal) and run again, or set PREFECT_API_URL; "
-        f"{TIMEOUT_VARIABLE} sets how long to wait"
+        f"{TIMEOUT_VARIABLE} sets how long to wait; if the log says that its database is damaged, "
+        "move that file away"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -68,6 +69,21 @@ def test_commands_share_it_and_it_ends_with_the_last(home: Path) -> None:
     second.stdin.close()
     third.kill()
     assert (second.wait(60), third.wait(60)) == (0, -9)
+    eventually(lambda: not _servers(home), 30)
+
+
+@pytest.mark.slow
+def test_a_damaged_database_is_moved_aside(home: Path) -> None:
+    """A night without PREFECT_API_URL needs no hand: Prefect begins a new history, the old file is kept."""
+    file = home / "prefect" / "prefect.db"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(random.Random(1).randbytes(20_000))
+    user = _user(home)
+    assert user.stdout and user.stdin
+    assert user.stdout.readline().startswith("http://127.0.0.1:")
+    user.stdin.close()
+    assert user.wait(60) == 0
+    assert file.with_name("prefect.db.damaged").stat().st_size == 20_000
     eventually(lambda: not _servers(home), 30)
 
 
