@@ -97,8 +97,9 @@ class DataConfig(Slice):
     features: Annotated[FeatureSpecs, Field(min_length=1)]
     """What the model may see, at training and at serving: feature name to spec, without the label."""
 
-    label: Annotated[FeatureSpecs, Field(min_length=1)]
-    """What the model is to predict: label name to spec. More than one makes the labels a dict."""
+    label: FeatureSpecs = {}
+    """What the model is to predict: label name to spec. More than one makes the labels a dict. A model that
+    learns without (clusters, embeddings) has none: its model_fn gets None."""
 
     split: SplitConfig = SplitConfig()
 

@@ -72,6 +72,9 @@ def _of_estimator(config: PipelineConfig) -> Iterator[Problem]:
             ("model", "estimator"), f"{name!r} is not a canned Estimator", near(name, canned.ESTIMATORS)
         )
         return
+    if not config.data.label:
+        hint = "data.label: {NAME: int64}; a model.factory may do without, KMeans for one"
+        yield Problem(("data",), f"{name} learns from a label, and data.label names none", hint)
     known = canned.ESTIMATORS[name]
     for key, value in model.params.items():
         keys: tuple[Key, ...] = ("model", "params", key)

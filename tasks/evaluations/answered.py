@@ -38,6 +38,8 @@ def answers(asked: Measure, checkpoint: Path, files: Sequence[Path]) -> list[Ans
     one label as `class_ids` (int64), `classes` (string) or `predictions` (float32). At most the first
     MOST_EXAMPLES are asked.
     """
+    if not asked.recipe.data.label:
+        return []
     most = max(1, MOST_EXAMPLES // asked.recipe.evaluation.batch_size)
     labelled = [labels for _, labels in asked.batches(files).take(most)]
     predicted = list(

@@ -56,6 +56,8 @@ def _metrics(asked: Measure, checkpoint: Path, files: Sequence[Path]) -> list[di
     with tf.Graph().as_default():
         tf.compat.v1.train.get_or_create_global_step()
         datasets = [asked.batches([file]) for file in files]
+        if not asked.recipe.data.label:  # an iterator that is made of a structure takes no None
+            datasets = [dataset.map(lambda features, _: (features,)) for dataset in datasets]
         iterator = tf.compat.v1.data.Iterator.from_structure(
             tf.compat.v1.data.get_output_types(datasets[0]),
             tf.compat.v1.data.get_output_shapes(datasets[0]),
@@ -63,7 +65,8 @@ def _metrics(asked: Measure, checkpoint: Path, files: Sequence[Path]) -> list[di
         )
         starts = [iterator.make_initializer(dataset) for dataset in datasets]
         estimator = asked.estimator
-        spec = estimator.model_fn(*iterator.get_next(), tf.estimator.ModeKeys.EVAL, estimator.config)
+        features, labels = (*iterator.get_next(), None)[:2]
+        spec = estimator.model_fn(features, labels, tf.estimator.ModeKeys.EVAL, estimator.config)
         ops = {"loss": tf.compat.v1.metrics.mean(spec.loss), **spec.eval_metric_ops}
         afresh = tf.compat.v1.local_variables_initializer()
         creator = tf.compat.v1.train.ChiefSessionCreator(

@@ -114,10 +114,12 @@ def _parsed(serialized_batches: Any, data: DataConfig, preprocess: Preprocess | 
 
 
 def split_labels(parsed: Mapping[str, Any], data: DataConfig, preprocess: Preprocess | None) -> Any:
-    """Return (features, labels) as the model sees them: one label as it is, several as a dict."""
+    """Return (features, labels) as the model sees them: one label as it is, several as a dict, else None."""
     features = {name: parsed[name] for name in data.features}
     labels = {name: parsed[name] for name in data.label}
     features = preprocess(features) if preprocess else features
+    if not labels:
+        return features, None
     return features, next(iter(labels.values())) if len(labels) == 1 else labels
 
 
