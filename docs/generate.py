@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import command_reference
+import mistakes
 import model_server_tables
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -144,6 +145,7 @@ def main() -> int:
     pages = {
         REFERENCE / "pipeline.md": "\n".join(_page()).rstrip() + "\n",
         REFERENCE / "command.md": "\n".join(command_reference.page()).rstrip() + "\n",
+        REFERENCE / "mistakes.md": "\n".join(mistakes.page()).rstrip() + "\n",
         server: model_server_tables.filled(server.read_text()),
     }
     wrong = [path for path, page in pages.items() if not _is_current(path, page)]
