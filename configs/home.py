@@ -44,8 +44,10 @@ def make() -> None:
     """
     with suppress(OSError):  # whoever writes there reports it, with what to do
         if not home().exists():
+            missing = [each for each in (home(), *home().parents) if not each.exists()]
             home().mkdir(parents=True)
             home().chmod(_ENTERED_BY_ALL)
+            _sync_parents(missing)
 
 
 def make_readable(folder: Path) -> None:
@@ -54,6 +56,17 @@ def make_readable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
         each.chmod(_ENTERED_BY_ALL if each == home() else _READ_BY_ALL)
+    _sync_parents(missing)
+
+
+def _sync_parents(folders: list[Path]) -> None:
+    """Put the names of new folders on disk: a power loss would take all that is in them."""
+    for each in reversed(folders):
+        descriptor = os.open(each.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def give_user_mode(file: Path) -> None:

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from configs.home import runs_folder
-from tasks import state_files
+from tasks import durable_files, state_files
 from tasks.artifacts import Run
 from tasks.errors import AlreadyRunning, EnvironmentFault, JournalUnreadable
 from tasks.servers.server_records import ServerRecord
@@ -141,7 +141,7 @@ def held(pipeline: str, timeout_seconds: float) -> Iterator[None]:
     """
     folder = runs_folder(pipeline)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        durable_files.make_folder(folder)
         lock = FileLock(folder / ".deploy.lock", timeout=timeout_seconds, mode=0o600)
         lock.acquire()
     except Timeout:

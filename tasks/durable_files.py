@@ -12,7 +12,7 @@ def write(file: Path, content: bytes, *, synced: bool = True, mode: int | None =
 
     Its mode is `mode`, or what the umask leaves.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         partial.write_bytes(content)
@@ -28,6 +28,14 @@ def write(file: Path, content: bytes, *, synced: bool = True, mode: int | None =
         raise
     if synced:
         sync(file.parent)
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Create a folder, and those above it, so that a power loss does not take it and what is in it."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync(each.parent)
 
 
 def move_folder_aside(file: Path) -> None:

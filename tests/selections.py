@@ -55,6 +55,9 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestTheDisk::test_a_read_only_disk_is_refused_at_preflight",
         "TestRollingBack",
     )),
+    "test_power_loss": Keep((
+        "test_recovery_survives_every_power_loss", "test_a_removed_fsync_is_caught[of state files]",
+    )),
     "test_night_faults": Keep(("TestTheTrainer::test_the_same_run_goes_on_from_its_last_checkpoint",)),
     "test_docker_faults": Keep(("test_the_server_has_no_way_out_and_the_relay_no_rights",)),
     "test_resume": Move((

@@ -75,7 +75,7 @@ def test_a_truncated_journal_is_told_from_none(run: Run, length: int) -> None:
 
 
 def test_each_state_is_synced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Content and name, before the step after it begins."""
+    """Content and name, before the step after it begins; the names of new folders before."""
     synced: list[str] = []
     real = os.fsync
 
@@ -85,7 +85,8 @@ def test_each_state_is_synced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(durable_files.os, "fsync", fsync)
     deploy_journal.write(_journal(run))
-    assert [name.partition(".json")[0].lstrip(".") for name in synced] == ["deploy", "small"]
+    assert [name.partition(".json")[0].lstrip(".") for name in synced[-2:]] == ["deploy", "small"]
+    assert synced[-4:-2] == ["home", "runs"], "which hold the names of runs and small"
 
 
 def test_a_journal_that_cannot_be_written_stops_the_deploy(run: Run, home: Path) -> None:

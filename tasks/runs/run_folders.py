@@ -98,7 +98,7 @@ def describe(pipeline: Pipeline, run_id: str) -> Run:
 
 def make(run: Run) -> None:
     """Have the run's folder there: it holds examples, so that nobody but its owner reads it."""
-    run.folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+    durable_files.make_folder(run.folder, _OWNER_ONLY)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def _lock(pipeline: Pipeline) -> AbstractContextManager[object]:
     name = pipeline.config.name
     folder = runs_folder(name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        durable_files.make_folder(folder)
         timeout = longest_wait(pipeline.config.deployment)
         return FileLock(folder / ".lock", timeout=timeout, mode=0o600).acquire()
     except Timeout:
