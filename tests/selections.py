@@ -172,13 +172,13 @@ COVERED_BY = {
 """Module that is extended whole -> the module whose quick tests have its subject."""
 
 FAST = (
-    "alerts", "asking", "audit", "cli", "comparison", "config", "data_gates", "deploy_journal",
+    "alerts", "asking", "audit", "cli", "comparison", "config", "data_gates", "deploy_journal", "deploy_lock",
     "deployments", "diff", "documentation", "image_errors", "init", "init_guesses", "junit",
     "latency_ratios", "locks", "log_lines", "mistakes", "model_server", "model_server_rest",
     "model_server_routing", "model_server_states", "model_server_units", "model_servers",
-    "model_versions", "overrides", "plan", "prefect", "references", "reports", "run_folders",
-    "run_metrics", "run_records", "run_report", "run_retention", "selections", "served_answers",
-    "service_command", "status_words", "trigger_verdicts", "version_seals",
+    "model_versions", "overrides", "plan", "prefect", "prefect_database", "references", "reports",
+    "run_folders", "run_metrics", "run_records", "run_report", "run_retention", "selections",
+    "served_answers", "service_command", "status_words", "trigger_verdicts", "version_seals",
 )  # fmt: skip
 """Modules `test_<name>` of `make test-fast`: no flow, and one model server for all of them."""
 

@@ -18,6 +18,8 @@ from slipway_command import REPOSITORY
 
 from configs import ui_address
 
+pytestmark = pytest.mark.timeout(300)  # Prefect starts in each fixture: slow on a busy machine
+
 LOADED = """\
 import json, os, pathlib, sys, yaml
 import configs.environment
