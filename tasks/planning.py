@@ -198,7 +198,8 @@ def _gates(config: PipelineConfig, run: Run) -> Iterator[PlannedGate]:
         yield PlannedGate("evaluate", f"{rule}{told}", limit)
     if evaluation.changes or evaluation.by_slice.changes:
         yield PlannedGate("evaluate", "without a served version", evaluation.no_baseline)
-    yield PlannedGate("validate", "equals estimator.predict", _tolerance(config.answers.tolerance))
+    offline = "estimator.predict" if config.model.saved_model is None else "the SavedModel itself"
+    yield PlannedGate("validate", f"equals {offline}", _tolerance(config.answers.tolerance))
     if config.deployment.canary:
         yield from (PlannedGate("canary", *each) for each in _canary(config, run))
     if (latency := config.deployment.latency_of_canary) is not None:

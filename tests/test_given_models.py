@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from slipway_command import Slipway
 from configs.errors import ConfigError
 from configs.loading import Pipeline
 from configs.model_checks import require_buildable
+from flows.cli import main
 from tasks.artifacts import Candidate, Evaluation, Examples, Run
 from tasks.errors import ModelError
 from tasks.evaluations import given_metrics
@@ -159,6 +161,16 @@ class TestThroughTheStages:
         assert taken.prefix.is_relative_to(run.folder)
 
 
+def test_the_plan_names_what_it_is_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no Estimator to predict."""
+    pipeline = _pipeline(tmp_path / "pipeline", deployment={"target": "process"})
+    _graph(pipeline.folder / "model")
+    assert main(["plan", str(pipeline.folder), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "equals the SavedModel itself" in said
+    assert "estimator.predict" not in said
+
+
 class TestMetrics:
     """They follow from the label's dtype and the output's form."""
 
@@ -250,18 +262,20 @@ def test_a_keras_model_is_deployed_swapped_and_rolled_back(slipway: Slipway, tmp
     assert first.exit_code == 0, first.output
     assert "trained elsewhere" in first.output
     assert first.verdict["metrics"]["accuracy"] > 0.95
-    import shutil
-
+    assert "the SavedModel itself" in first.checks["Predict serving_default"]["rule"]
     shutil.rmtree(pipeline.folder / "model")
     _keras(pipeline.folder / "model", -WEIGHTS)
     worse = slipway.run(pipeline.folder)
     assert worse.verdict["outcome"] == "rejected", worse.output
+    assert worse.verdict["metrics"]["accuracy"] < 0.05, "it is on the report"
     shutil.rmtree(pipeline.folder / "model")
     _keras(pipeline.folder / "model", 2 * WEIGHTS)
     second = slipway.run(pipeline.folder)
     assert second.exit_code == 0, second.output
     assert second.verdict["previous_version"] == first.verdict["version"]
     assert second.verdict["baseline"]["note"] == "its own answers"
+    examples = slipway.home / "runs" / "given" / first.verdict["run_id"] / "examples"
+    assert {file.suffix for file in examples.iterdir()} == {".gz", ".json"}, "it is kept, and compressed"
     back = slipway("rollback", pipeline.folder)
     assert back.exit_code == 0, back.output
     shown = slipway("status", pipeline.folder, "--json")

@@ -62,7 +62,7 @@ class ServerConditions:
 
 @dataclass
 class Compared:
-    """What one API of one signature answered, beside `estimator.predict` and the export in process."""
+    """What one API of one signature answered, beside the offline answers and the export in process."""
 
     api: str
     signature: Signature
@@ -99,7 +99,7 @@ class Compared:
     @property
     def checks(self) -> Iterator[Check]:
         """Yield how far the answers are from both."""
-        yield self.held_to.check(self.name, "estimator.predict", self.to_predicted)
+        yield self.held_to.check(self.name, self.candidate.answered_by, self.to_predicted)
         if self.to_exported.numbers or self.to_exported.problem:
             yield self._rule_of_export.check(
                 f"{self.name} in process", "the export in process", self.to_exported
