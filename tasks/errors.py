@@ -25,7 +25,7 @@ import errno
 from pathlib import Path
 
 from configs.errors import ConfigError, SlipwayError
-from tasks.artifacts import Check
+from tasks.artifacts import Check, Evaluation
 
 __all__ = [
     "AlreadyRunning",
@@ -64,6 +64,8 @@ class Rejected(CheckedError):
     """A gate said no."""
 
     exit_code = 3
+    evaluated: Evaluation | None = None
+    """What was measured, if the gate is one of the evaluation: people look at it to see why."""
 
 
 class PermanentError(SlipwayError):

@@ -11,6 +11,7 @@ from configs.loading import load_pipeline
 from configs.schema import AnswersConfig, Recipe
 from tasks import model_versions, tensorflow_process, thresholds
 from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
+from tasks.errors import Rejected
 from tasks.estimators import gpu_slots
 from tasks.reports import evaluation_page, prefect_artifacts
 from tasks.servers import served_versions
@@ -40,7 +41,11 @@ def evaluate(
     checks = thresholds.of_evaluation(measured, recipe.evaluation)
     evaluated = replace(measured, checks=checks)
     prefect_artifacts.show(f"{run.pipeline}-evaluation", evaluation_page.as_markdown(evaluated, run))
-    thresholds.apply(checks, recipe.evaluation)
+    try:
+        thresholds.apply(checks, recipe.evaluation)
+    except Rejected as error:
+        error.evaluated = evaluated
+        raise
     return evaluated
 
 

@@ -14,10 +14,12 @@ from pydantic_core import to_jsonable_python
 
 from configs.errors import ConfigError, SlipwayError
 from tasks.artifacts import (
+    Baseline,
     Check,
     Endpoint,
     Evaluation,
     ModelVersion,
+    SliceMetrics,
     StageReport,
     Validation,
     Verdict,
@@ -49,6 +51,18 @@ def _after(record: RunRecord, *artifacts: Any) -> RunRecord:
 
 class TestStages:
     """A line of the verdict for each stage."""
+
+    def test_a_rejected_evaluation_keeps_what_was_measured(self) -> None:
+        """Who reads the verdict asks why: metrics and slices say it, and each check is there once."""
+        rejected, record = Rejected("accuracy", "", (BAD,)), RunRecord()
+        slices = (SliceMetrics("country", "DE", 10, {"accuracy": 0.5}),)
+        rejected.evaluated = Evaluation({"accuracy": 0.8}, 100, (BAD,), slices, Baseline(7, {}, ""))
+        _fail(record, "evaluate", rejected)
+        verdict = record.verdict()
+        assert verdict.metrics == {"accuracy": 0.8}
+        assert verdict.slices == slices
+        assert verdict.baseline == Baseline(7, {}, "")
+        assert verdict.checks == (BAD,)
 
     def test_a_stage_that_ends_well_has_passed(self) -> None:
         """It has its seconds and the sentence that its artifact says of itself."""

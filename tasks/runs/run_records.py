@@ -98,6 +98,8 @@ class RunRecord:
         except BaseException as error:
             entry.outcome, entry.proved = _ending(error)
             self.checks.extend(getattr(error, "checks", ()))
+            if isinstance(error, Rejected) and error.evaluated is not None:
+                self._note_evaluation(error.evaluated)
             raise
         finally:
             entry.seconds = time.monotonic() - entry.started
@@ -107,16 +109,21 @@ class RunRecord:
         """Take from a stage's artifact what it proves, its checks, and what the verdict tells of it."""
         entry.proved = artifact.proved() if hasattr(artifact, "proved") else ""
         self.checks.extend(getattr(artifact, "checks", ()))
-        self.pictures.extend(getattr(artifact, "pictures", ()))
         if isinstance(artifact, Evaluation):
-            self.metrics, self.baseline = dict(artifact.metrics), artifact.baseline
-            self.slices = artifact.slices
+            self._note_evaluation(artifact)
+        else:
+            self.pictures.extend(getattr(artifact, "pictures", ()))
         if isinstance(artifact, ModelVersion):
             self.version, self.previous_version = artifact.number, artifact.previous
         if isinstance(artifact, Endpoint):
             self.endpoint = artifact
         if isinstance(artifact, Withdrawal):
             self.rolled_back = artifact.serving is not None
+
+    def _note_evaluation(self, evaluated: Evaluation) -> None:
+        self.metrics, self.baseline = dict(evaluated.metrics), evaluated.baseline
+        self.slices = evaluated.slices
+        self.pictures.extend(evaluated.pictures)
 
     def progress(self, progress: Mapping[str, Any]) -> None:
         """Tell watchers about progress of the stage that is running."""
