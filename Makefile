@@ -65,6 +65,10 @@ test-flaky: install-dev  ## run the tests whose names match NAME 20 times, up to
 faults: install-dev  ## kill, fill, cut and race deploys and nights under a client; prints what each fault came to (minutes)
 	@$(BIN)/python -m pytest -q tests/test_faults.py tests/test_night_faults.py tests/test_docker_faults.py
 
+.PHONY: chaos
+chaos: install-dev  ## kill -9 deploys and rollbacks at 200 random points (SEED=N begins with another; KILLS=…; minutes)
+	@SLIPWAY_CHAOS_SEED=$(or $(SEED),0) SLIPWAY_CHAOS_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -q tests/test_chaos.py
+
 .PHONY: fuzz
 fuzz: install  ## send the model server 10^5 changed messages and bodies, and 10^4 HTTP/2 connections (an hour)
 	@SLIPWAY_FUZZ_EXAMPLES=$(or $(EXAMPLES),10000) $(BIN)/python -m pytest -q --timeout=0 tests/test_model_server_fuzz.py

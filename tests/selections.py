@@ -55,6 +55,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestTheDisk::test_a_read_only_disk_is_refused_at_preflight",
         "TestRollingBack",
     )),
+    "test_chaos": Keep(tuple(f"test_the_next_run_deploys_after_a_kill[{seed}]" for seed in range(5))),
     "test_power_loss": Keep((
         "test_recovery_survives_every_power_loss", "test_a_removed_fsync_is_caught[of state files]",
     )),
