@@ -135,6 +135,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "test_more_processors_than_there_are_is_told_first",
         "test_a_proven_container_comes_back_with_the_machine",
         "test_a_second_run_swaps_into_the_same_container",
+        "test_a_damaged_record_is_rebuilt_from_the_container",
         "test_stop_drains_and_removes_the_container",
         "test_a_run_after_stop_starts_a_new_container",
     )),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from finished_runs import run_from_publish
 from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
-from tasks.servers import server_image
+from tasks.servers import model_servers, server_image, server_records
 
 pytestmark = pytest.mark.docker
 
@@ -99,6 +101,28 @@ def test_a_second_run_swaps_into_the_same_container(
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
     assert client.failures == []
     assert client.versions == [deployed.verdict["version"], again.verdict["version"]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "emptied", "cut"])
+def test_a_damaged_record_is_rebuilt_from_the_container(
+    damage: str, container: dict[str, Any], module_slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, so that the next run swaps into the same container, and `slipway stop` finds it."""
+    file = module_slipway.home / "servers" / "digits.json"
+    before, text = module_slipway.record("digits"), file.read_text()
+    monkeypatch.setenv("SLIPWAY_HOME", str(module_slipway.home))
+    try:
+        file.unlink() if damage == "missing" else file.write_text("" if damage == "emptied" else text[:40])
+        rebuilt = model_servers.recorded("digits")
+    finally:
+        file.write_text(text)
+    kept = server_records.parsed(before)
+    assert rebuilt is not None and abs(_seconds(rebuilt.started_at) - _seconds(kept.started_at)) < 60
+    assert replace(rebuilt, started_at=kept.started_at) == kept
+
+
+def _seconds(instant: str) -> float:
+    return datetime.fromisoformat(instant).timestamp()
 
 
 def test_a_container_whose_engine_is_hidden_is_still_swapped(

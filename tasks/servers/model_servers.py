@@ -61,8 +61,15 @@ class Deadline:
 
 
 def recorded(model_name: str) -> ServerRecord | None:
-    """Return the record of the model's server; rebuild a lost or damaged one from the process table."""
-    return server_records.read(model_name) or server_process.find_unrecorded(model_name)
+    """Return the record of the model's server.
+
+    Rebuilds a lost or damaged one from the process table, or from the labels of the container.
+    """
+    return (
+        server_records.read(model_name)
+        or server_process.find_unrecorded(model_name)
+        or server_container.find_unrecorded(model_name)
+    )
 
 
 def running(model_name: str) -> ServerRecord | None:

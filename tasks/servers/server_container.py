@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import stat
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from docker.types import Mount
 from configs.home import home
 from tasks.artifacts import ContainerLimits
 from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.servers import model_status, relay
+from tasks.servers import model_status, relay, server_records
 from tasks.servers.server_image import engine, find
 from tasks.servers.server_records import LoneRole, ServerRecord
 
@@ -30,6 +32,9 @@ _UNPRIVILEGED = 65532
 """The user and group of our image, model_server."""
 _OTHER_UNPRIVILEGED = 65533
 """For models that belong to user 65532, as the pipeline's image writes them."""
+_RECORD = "slipway.record"
+"""Label with the record of the server, as JSON, without its id."""
+_ENGINE_SECONDS = 10
 _RESTARTED: Any = {"Name": "unless-stopped"}
 _NOT_RESTARTED: Any = {"Name": "no"}
 _LOOK_SECONDS = 0.5
@@ -118,7 +123,7 @@ def start(
             security_opt=["no-new-privileges"],
             init=True,  # the official image's entrypoint does not pass SIGTERM on
             environment=_environment(record, beside, role),
-            labels={"slipway.model": record.model_name, "slipway.home": str(home())},
+            labels=_labels(record, role),
             mounts=_mounts(record),
             **_network(record),
             **_limits(record),
@@ -131,6 +136,38 @@ def start(
     if not beside and role is None:
         _let_in_or_end(record, container)
     return str(container.id)
+
+
+def _labels(record: ServerRecord, role: LoneRole | None) -> dict[str, str]:
+    """Return what tells whose the container is and, if clients ask it, all of its record."""
+    mine = {"slipway.model": record.model_name, "slipway.home": str(home())}
+    return mine if role is not None else {**mine, _RECORD: json.dumps(asdict(record))}
+
+
+def find_unrecorded(model_name: str) -> ServerRecord | None:
+    """Return the record of the model's server, rebuilt from its container's labels; None if none runs.
+
+    Of two that run beside each other, it is the one that the relay passes clients to, else the newer one.
+    """
+    filters: Any = {"label": [f"slipway.model={model_name}", f"slipway.home={home()}", _RECORD]}
+    try:
+        client = docker.from_env(timeout=_ENGINE_SECONDS)
+        running = client.containers.list(filters=filters)
+        chosen = relay.passes_to(model_name) if len(running) > 1 else ""
+    except (DockerException, EnvironmentFault):
+        return None
+    # The engine lists the newest first.
+    named = [each for each in running if each.name == chosen] or running
+    return _rebuilt(named[0]) if named else None
+
+
+def _rebuilt(container: Container) -> ServerRecord | None:
+    try:
+        record = server_records.parsed(json.loads(container.labels[_RECORD]))
+    except (TypeError, KeyError, ValueError):
+        return None  # of another release
+    started = str(container.attrs["Created"])[:19] + "+00:00"
+    return replace(record, handle=str(container.id), log=log_place(record), started_at=started)
 
 
 def _let_in_or_end(record: ServerRecord, container: Container) -> None:
