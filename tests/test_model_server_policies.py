@@ -219,6 +219,20 @@ class TestPublishedOnly:
         wait_until(lambda: _served(server) == [3], "version 3", lambda: server.log)
         assert sorted(model_versions.published(base_path)) == [1, 2, 3]
 
+    @pytest.mark.parametrize("damage", ["removed", "emptied"])
+    def test_a_start_without_the_list_serves_what_is_sealed(
+        self, models: Models, start_server: StartServer, base_path: Path, damage: str
+    ) -> None:
+        """As after a reboot: what was served is served again; a folder without a list of its files is not."""
+        models.publish(base_path, 5).rename(base_path / "7")
+        file = base_path / ".published"
+        file.unlink() if damage == "removed" else file.write_text("")
+        server = start_server(base_path, MODEL_SERVER_PUBLISHED_ONLY="true")
+        assert _served(server) == [1]
+        server.wait_for_log("This start takes the versions that have a SHA256SUMS")
+        self._publish(models, base_path, 2)
+        wait_until(lambda: _served(server) == [8], "version 8", lambda: server.log)
+
 
 def _served(server: RunningServer) -> list[int]:
     return [number for number, state, _ in statuses(server) if state == AVAILABLE]

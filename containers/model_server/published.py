@@ -40,6 +40,12 @@ def only(base_path: Path, found: Mapping[int, list[Path]]) -> tuple[dict[int, li
     return published, complaints
 
 
+def sealed(found: Mapping[int, list[Path]]) -> dict[int, list[Path]]:
+    """Return the versions that have a SHA256SUMS, as those of runs have: for a start without the list."""
+    complete = {number: [path for path in paths if _digest(path)] for number, paths in found.items()}
+    return {number: paths for number, paths in complete.items() if paths}
+
+
 def _listed(file: Path) -> Mapping[str, str]:
     try:
         fields = json.loads(file.read_bytes())
@@ -53,7 +59,7 @@ def _listed(file: Path) -> Mapping[str, str]:
         problem = f"cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         problem = "is damaged"
-    raise NoList(f"{file} {problem}: no other version is taken until a run or slipway recover restores it.")
+    raise NoList(f"{file} {problem}: until a run or slipway recover restores it, no other version is taken.")
 
 
 def _digest(directory: Path) -> str:

@@ -124,8 +124,12 @@ class ModelVersions:
             found = version_directories.find(config.base_path)
             found, complaints = self._published(config.base_path, found)
         except published.NoList as error:
-            self._remind(str(error))
-            return
+            # After a reboot nothing else would bring back what was served before the list was damaged.
+            found = {} if self._wanted else published.sealed(found)
+            if not found:
+                self._remind(str(error))
+                return
+            complaints = {config.base_path: f"{error} This start takes the versions that have a SHA256SUMS."}
         except OSError:
             self._remind(f"Could not find base path {config.base_path} for servable {self.name}.")
             return
