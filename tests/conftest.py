@@ -71,6 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 
+def _is_quick(item: pytest.Item) -> bool:
+    """Return whether a minute is enough on a busy machine: no server of any kind is started for the test."""
+    servers = {"prefect_api", "station", "models", "server", "start_server", "shelf", "world"}
+    module = item.path.stem
+    starts_one = servers & set(getattr(item, "fixturenames", ())) or module.startswith("test_model_server")
+    return module in _FAST and not starts_one
+
+
 def _why_no_docker() -> str | None:
     import docker
     from docker.errors import DockerException
@@ -155,7 +163,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if {"prefect_api", "station"} & set(getattr(item, "fixturenames", ())) or item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        if not item.get_closest_marker("timeout") and item.path.stem not in _FAST:
+        if not item.get_closest_marker("timeout") and not _is_quick(item):
             # The first test with Docker builds an image.
             item.add_marker(pytest.mark.timeout(900 if item.get_closest_marker("docker") else 600))
     for marker, (required, why_not) in _NEEDS.items():
