@@ -240,7 +240,6 @@ class TestKeys:
         [
             ("name: small", ":1:1", "name"),
             ('  features: {x: "float32[2]"}', ":2:1", "data.features"),
-            ("  label: {y: int64}", ":2:1", "data.label"),
             ("model:\n  estimator: LinearClassifier", ":1:1", "model"),
         ],
     )
@@ -308,7 +307,9 @@ def test_a_wrong_type_or_range(tmp_path: Path, path: str, value: Any, said: str)
 
 
 ONE_SOURCE = "'data': give exactly one of 'ingest' (a callable) and 'files' (glob patterns)"
-ONE_ORIGIN = "'model': give exactly one of 'estimator' (a canned one), 'factory' and 'graph' (callables)"
+ONE_ORIGIN = (
+    "'model': give exactly one of 'estimator' (canned), 'factory', 'graph' (callables) and 'saved_model'"
+)
 CONTRADICTIONS = [
     ("data.label", {"x": "int64"}, "'data': the label 'x' is also in 'features'"),
     ("data.ingest", "a.py:f", ONE_SOURCE),

@@ -278,14 +278,19 @@ def test_only_sizes_known_as_quick_run_in_the_thread_that_reads(
 
     monkeypatch.setattr(Session, "run_to", noted)
     monkeypatch.setattr(plans, "_QUICK_SECONDS", 60.0)
-    for _ in range(5):
-        inside.predict(1, 2)
-    assert (threads[0], threads[-1]) == ("inference", "grpc")
+
+    def is_quick() -> bool:
+        """On a busy machine the run before may not be over yet: then an inference thread gets this one."""
+        assert inside.predict(1, 2) == [2.5, 3.0]
+        return threads[-1] == "grpc"
+
+    for _ in range(3):
+        assert not is_quick()
+    eventually(is_quick)
     for count in (100, 4000, 100_000):
         assert inside.predict(*[1.0] * count) == [2.5] * count
         assert threads[-1] == "inference"
-    assert inside.predict(1, 2) == [2.5, 3.0]
-    assert threads[-1] == "grpc"
+    eventually(is_quick)
 
 
 def test_a_signature_with_a_loop_is_never_quick(models: Models) -> None:
