@@ -120,6 +120,16 @@ def of_run(run: Run) -> Journal | None:
     return journal if journal is not None and journal.run_id == run.run_id else None
 
 
+def planned_server(pipeline: str) -> ServerRecord | None:
+    """Return the server that an unfinished deploy was about to start, if any; a damaged journal is told."""
+    try:
+        journal = read(pipeline)
+    except JournalUnreadable as error:
+        _log.warning("%s: continuing without it", error.message)
+        return None
+    return journal.server if journal else None
+
+
 def conclude(journal: Journal, state: Literal["committed", "undone"]) -> None:
     """File what the deploy came to in its run's folder, and have none under way."""
     ended = replace(journal, state=state, at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))

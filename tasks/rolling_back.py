@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from configs.loading import Pipeline
 from tasks import deploy_journal, model_versions, undoing, version_seals
 from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal
-from tasks.errors import ConfigError, JournalUnreadable
+from tasks.errors import ConfigError
 from tasks.reports import run_metrics, run_report
 from tasks.runs import run_folders
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
-from tasks.servers.server_records import ServerRecord
-
-_log = logging.getLogger(__name__)
 
 
 def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
@@ -35,19 +31,10 @@ def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
         journal = Journal(
             run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
             versions=tuple(number for number in present if number > target),
-            reason=f"rolled back to version {target} by hand", server=_planned(run),
+            reason=f"rolled back to version {target} by hand",
+            server=deploy_journal.planned_server(run.pipeline),
         )  # fmt: skip
         return _recorded(journal, pipeline, run)
-
-
-def _planned(run: Run) -> ServerRecord | None:
-    """Return the server that an unfinished deploy was about to start: it makes way for the one before it."""
-    try:
-        journal = deploy_journal.read(run.pipeline)
-    except JournalUnreadable as error:
-        _log.warning("%s: rolling back without it", error.message)
-        return None
-    return journal.server if journal else None
 
 
 def _recorded(journal: Journal, pipeline: Pipeline, run: Run) -> Withdrawal:

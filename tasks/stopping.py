@@ -5,7 +5,7 @@ from __future__ import annotations
 from configs.home import runs_folder
 from configs.loading import Pipeline
 from tasks import deploy_journal
-from tasks.errors import EnvironmentFault, JournalUnreadable
+from tasks.errors import EnvironmentFault
 from tasks.runs import run_folders
 from tasks.servers import model_servers, rollouts
 from tasks.servers.server_records import ServerRecord
@@ -24,13 +24,4 @@ def stop(pipeline: Pipeline) -> list[ServerRecord]:
         record = model_servers.recorded(name)
         if record is not None and record.handle and record.target == "external":
             raise EnvironmentFault(f"{name}: no run started {record.describe()}", "stop it where it runs")
-        return rollouts.stop(name, _planned(name))
-
-
-def _planned(name: str) -> ServerRecord | None:
-    """Return the server that a killed deploy was about to start, if any."""
-    try:
-        journal = deploy_journal.read(name)
-    except JournalUnreadable:
-        return None
-    return journal.server if journal else None
+        return rollouts.stop(name, deploy_journal.planned_server(name))

@@ -33,8 +33,8 @@ def write(verdict: Verdict, serving: int | None) -> None:
     """
     try:
         make_readable(file(verdict.pipeline).parent)
-        durable_files.write(file(verdict.pipeline), generate_latest(_registry(verdict, serving)))
-        file(verdict.pipeline).chmod(0o644)  # node_exporter is another user
+        text = generate_latest(_registry(verdict, serving))
+        durable_files.write(file(verdict.pipeline), text, mode=0o644)  # node_exporter is another user
     except OSError as error:
         _log.warning("%s was not written: %s", file(verdict.pipeline), error)
 

@@ -76,8 +76,8 @@ def write(pipeline: Pipeline, run: Run) -> Path | None:
     """Write the run's page and return its file. A run never fails for it: None if it cannot be written."""
     try:
         page = render(pipeline, run, live_service.of(run.pipeline))
-        durable_files.write(file(run), page.encode(), synced=False)
-        file(run).chmod(0o600)  # log lines and slices may quote examples
+        # Log lines and slices may quote examples.
+        durable_files.write(file(run), page.encode(), synced=False, mode=0o600)
     except Exception as error:
         _log.warning("%s is not written: %s: %s", file(run), type(error).__name__, error)
         return None
