@@ -33,7 +33,14 @@ from tasks.errors import AlreadyRunning, DeployFailed, EnvironmentFault
 from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.retention import retire
-from tasks.servers import model_servers, model_status, rollouts, server_process, server_records
+from tasks.servers import (
+    model_servers,
+    model_status,
+    rollouts,
+    server_container,
+    server_process,
+    server_records,
+)
 from tasks.servers.model_servers import Deadline
 from tasks.servers.server_records import ServerRecord
 
@@ -842,3 +849,19 @@ class TestPublishAndRetire:
         assert retention.kept == (2, 5, 7, 8)
         assert retention.removed == (1, 3, 4, 6)
         assert retention.proved() == "4 version(s) on disk, 4 removed"
+
+
+def test_a_docker_engine_that_does_not_answer_in_time_hides_no_error(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """Looking for an unrecorded container finds none; a log that cannot be read is told as that."""
+    from requests.exceptions import ReadTimeout
+
+    def silent(**_: Any) -> Any:
+        raise ReadTimeout("read timed out")
+
+    monkeypatch.setattr("docker.from_env", silent)
+    monkeypatch.setattr(server_container, "engine", silent)
+    assert server_container.find_unrecorded("digits") is None
+    with pytest.raises(EnvironmentFault, match="does not give the container's log: read timed out"):
+        server_container.log("0123")

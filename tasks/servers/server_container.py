@@ -154,7 +154,7 @@ def find_unrecorded(model_name: str) -> ServerRecord | None:
         client = docker.from_env(timeout=_ENGINE_SECONDS)
         running = client.containers.list(filters=filters)
         chosen = relay.passes_to(model_name) if len(running) > 1 else ""
-    except (DockerException, EnvironmentFault):
+    except (DockerException, OSError, EnvironmentFault):  # requests' timeouts are OSErrors
         return None
     # The engine lists the newest first.
     named = [each for each in running if each.name == chosen] or running
@@ -261,7 +261,7 @@ def log(container_id: str) -> str:
     try:
         container = find(engine(), container_id)
         return container.logs().decode(errors="replace") if container else ""
-    except DockerException as error:
+    except (DockerException, OSError) as error:
         raise EnvironmentFault(f"the Docker engine does not give the container's log: {error}") from error
 
 
