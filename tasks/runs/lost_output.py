@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 
 def survive() -> None:
-    """Have writes to stdout and stderr never fail in this process; again and again it is done once.
+    """Make writes to stdout and stderr never fail in this process; calling it again changes nothing.
 
     What is printed after the reader is gone, or the disk below a redirected output is full, is dropped:
     logs and verdict are in the run's folder, and Prefect's API has its log lines.
