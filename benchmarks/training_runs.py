@@ -32,7 +32,7 @@ def ours(folder: Path, files: Sequence[Path], pipeline: Pipeline) -> dict[str, A
     """Train as the stage does: the program `train` in its child, with hooks, progress and checkpoints."""
     none, config = Split((), 0), pipeline.config
     tensorflow_process.run(
-        "train", Checkpoint, log=folder / "train.log", prepare_next=False,
+        "train", Checkpoint, log=folder / "train.log",
         arguments={
             "model": config.model, "training": config.training, "data": config.data,
             "examples": Examples(Split(tuple(files), 0), none, none, digest=""), "run": _run(folder),

@@ -86,7 +86,6 @@ def _tfrecord_profile(files: Sequence[Path]) -> Sample:
             Sample,
             log=Path(folder) / "profile.log",
             arguments={"files": list(files)},
-            prepare_next=False,
         )
 
 

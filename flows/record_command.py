@@ -34,7 +34,7 @@ def run(loaded: Pipeline, requests: int, logs: Sequence[Path]) -> int:
         )
     with tempfile.TemporaryDirectory(prefix="slipway-record-") as folder:
         done = tensorflow_process.run(
-            "record", Recording, log=Path(folder) / "record.log", prepare_next=False,
+            "record", Recording, log=Path(folder) / "record.log",
             arguments={
                 "file": file, "model_name": loaded.config.name, "requests": requests,
                 "logs": [os.path.abspath(log.expanduser()) for log in logs],

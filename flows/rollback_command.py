@@ -21,7 +21,7 @@ def run(loaded: Pipeline, to: int | None) -> int:
     try:
         done = roll_back(loaded, to)
     finally:
-        tensorflow_process.close_spare()
+        tensorflow_process.close()
     seconds = time.monotonic() - began
     console.print(f"{escape(loaded.config.name)}: {escape(done.proved())}", soft_wrap=True)
     console.print(f"[dim]{seconds:.1f} s; {done.number}.withdrawn is kept for inspection[/]")

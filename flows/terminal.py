@@ -99,7 +99,7 @@ def _call(
     except (Exception, KeyboardInterrupt) as error:
         return error
     finally:
-        tensorflow_process.close_spare()
+        tensorflow_process.close()
     return None
 
 
@@ -258,7 +258,6 @@ def ask_server(loaded: Pipeline, examples: Path | None, count: int) -> int:
             "count": count,
             "timeout_seconds": loaded.config.smoke_test.request_timeout_seconds,
         },
-        prepare_next=False,
     )
     console.print(f"{name} version [bold green]{answered.version}[/] at {record.grpc}")
     for line in answered.shown:
@@ -275,7 +274,7 @@ def build_model(loaded: Pipeline) -> BuiltModel:
         try:
             return preflight.build_model(loaded.config.recipe, loaded.config.export, run, run.log("check"))
         finally:
-            tensorflow_process.close_spare()
+            tensorflow_process.close()
 
 
 def inspect(path: Path, values: Sequence[str]) -> int:
@@ -286,7 +285,6 @@ def inspect(path: Path, values: Sequence[str]) -> int:
             Inspection,
             log=Path(folder) / "inspect.log",
             arguments={"path": Path(os.path.abspath(path.expanduser())), "values": list(values)},
-            prepare_next=False,
         )
     console.print(f"{found.path} is a {found.kind}", markup=False, soft_wrap=True)
     console.print(found.text, markup=False, soft_wrap=True)

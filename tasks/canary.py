@@ -91,7 +91,7 @@ def _asked(
 ) -> Canary:  # fmt: skip
     try:
         proof = tensorflow_process.run(
-            "canary", Canary, log=run.log("canary"), on_progress=report, keep=True,
+            "canary", Canary, log=run.log("canary"), on_progress=report,
             arguments={
                 "endpoint": _endpoint(server),
                 "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden,
@@ -175,7 +175,7 @@ def _no_slower(
             with lone_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
                 model_servers.wait_until_live(server, _NUMBER, deadline, run.log("baseline-server"))
                 found = tensorflow_process.run(
-                    "latencies", Latencies, log=run.log("latencies"), on_progress=report, keep=True,
+                    "latencies", Latencies, log=run.log("latencies"), on_progress=report,
                     arguments={
                         "endpoint": _endpoint(asked), "baseline": _endpoint(server), "number": number,
                         "candidate": candidate, "limits": deployment.latency_of_canary,

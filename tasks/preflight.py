@@ -43,7 +43,7 @@ def preflight(
 def build_model(recipe: Recipe, export: ExportConfig, run: Run, log: Path) -> BuiltModel:
     """Build the Estimator, its training and evaluation graphs and its serving graph, without data."""
     return tensorflow_process.run(
-        "build", BuiltModel, log=log, keep=True,
+        "build", BuiltModel, log=log,
         arguments={
             "model": recipe.model, "training": recipe.training, "evaluation": recipe.evaluation,
             "data": recipe.data, "export": export, "run": run,

@@ -38,7 +38,6 @@ def prove(
             "run": run,
             "golden": golden and {"file": golden, "model": _folder(endpoint, run)},
         },
-        prepare_next=False,
     )
 
 
@@ -93,5 +92,4 @@ def _ask(endpoint: Endpoint, other: Kept, smoke_test: SmokeTestConfig, run: Run,
             "count": 3,
             "timeout_seconds": smoke_test.request_timeout_seconds,
         },
-        prepare_next=False,
     )

@@ -4,19 +4,20 @@ A stage names one of the programs in `tasks/in_tensorflow/` and gets back its ar
 
     checkpoint = run("train", Checkpoint, log=folder / "train.log", arguments={...})
 
-Each call has a process of its own (after a call with `keep`, the next one takes the same), spawned, never
-forked, in a session of its own, that dies with its parent. While one works, the next (`prepare()`) imports
-TensorFlow, so that no stage waits for that.
+Each call has a process of its own, in a session of its own, that dies with its parent. It is forked by a
+server that has imported TensorFlow and runs nothing (`tasks.fork_server`): a night imports it once, from
+`prepare()` on, and no stage waits for that.
 What the process prints goes to `log`; when it fails, the error holds the last lines.
 
-Run as a program (`python -m tasks.tensorflow_process`) this module is the child: a JSON line on stdin for
-each request; on stdout JSON lines `{"progress": …}` and at last `{"result": …}` or `{"error": …}`.
+Run as a program (`python -m tasks.tensorflow_process SOCKET`) this module is that server. A child reads a
+JSON request from stdin, and writes JSON lines to stdout: `{"progress": …}` and at last `{"result": …}` or
+`{"error": …}`.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -25,6 +26,7 @@ import math
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,7 +39,7 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
-from tasks import log_lines, masking
+from tasks import fork_server, log_lines, masking
 from tasks.artifacts import Check
 from tasks.errors import (
     CheckedError,
@@ -57,7 +59,9 @@ Progress = Callable[[Mapping[str, Any]], None]
 LOG_LINES_SHOWN = 15
 _GRACE_OF_STALLED_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR"}
+_READ_AT_IMPORT = ("TF_", "ONEDNN_", "DNNL_", "XLA_", "CUDA_", "OMP_", "OPENBLAS_", "MKL_", "LD_", "PYTHON")
+"""Variables that begin so decide what importing TensorFlow does; all others are each call's own."""
 
 
 def ignore_progress(_: Mapping[str, Any]) -> None:
@@ -65,24 +69,19 @@ def ignore_progress(_: Mapping[str, Any]) -> None:
 
 
 class Child:
-    """A spawned interpreter that imports TensorFlow and waits for requests: as a rule, for one."""
+    """A process forked from one that has imported TensorFlow; it waits for its request."""
 
     def __init__(self) -> None:
         self._early_log: IO[bytes] = tempfile.TemporaryFile()
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", **os.environ}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.tensorflow_process", str(os.getpid())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._early_log,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+        self._server = prepare()
+        self.process = self._server.fork(self._early_log)
 
-    def send(self, request: Mapping[str, Any], *, last: bool = True) -> None:
-        """Send a request; after the last one it ends."""
-        stdin = self.process.stdin
-        assert stdin is not None
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send the request, with this process's environment and working folder; there can be but one."""
+        message = {**request, "environment": _environment(), "working_folder": str(Path.cwd())}
         try:
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.close() if last else stdin.flush()
+            self.process.stdin.write(json.dumps(message).encode())
+            self.process.stdin.close()
         except BrokenPipeError:
             pass  # it died while importing: reading its replies says so, with the log
 
@@ -98,7 +97,6 @@ class Child:
         `look`, needs does not count. Calls `look` every second, and at each line.
         """
         stdout = self.process.stdout
-        assert stdout is not None
         buffer = b""
         silent = 0.0
         with selectors.DefaultSelector() as selector:
@@ -119,7 +117,7 @@ class Child:
     def early_log(self) -> str:
         """Return what it printed before it had its request."""
         self._early_log.seek(0)
-        return self._early_log.read().decode(errors="replace")
+        return self._server.log() + self._early_log.read().decode(errors="replace")
 
     def close(self, grace_seconds: float) -> int:
         """End it, by SIGTERM and after `grace_seconds` by SIGKILL, and return its exit code."""
@@ -152,38 +150,41 @@ def _left(deadline: float | None, silent: float, stall_seconds: float | None) ->
     return min(until_deadline, until_stall)
 
 
-def _close_quietly(stream: IO[bytes] | None) -> None:
+def _close_quietly(stream: IO[bytes]) -> None:
     try:
-        if stream is not None:
-            stream.close()
+        stream.close()
     except BrokenPipeError:
         pass
 
 
-_spare: Child | None = None
+_server: fork_server.ForkServer | None = None
+_imported_with: Mapping[str, str] = {}
 
 
-def prepare() -> None:
-    """Have a process import TensorFlow now, for the next `run()`. Does nothing where one is ready."""
-    global _spare
-    if _spare is None or _spare.process.poll() is not None:
-        _spare = Child()
+def prepare() -> fork_server.ForkServer:
+    """Have a process import TensorFlow now, unless one has, and return it: the next `run()` forks it."""
+    global _server, _imported_with
+    environment = _environment()
+    decides = {name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}
+    if _server is not None and not (_server.is_alive and decides == _imported_with):
+        close()
+    if _server is None:
+        _server, _imported_with = fork_server.ForkServer("tasks.tensorflow_process", environment), decides
+        atexit.register(close)
+    return _server
 
 
-def close_spare() -> None:
-    """End the process that was prepared and not used."""
-    global _spare
-    if _spare is not None:
-        _spare.close(grace_seconds=1.0)
-        _spare = None
+def close() -> None:
+    """End the process that `prepare` started, if there is one."""
+    global _server
+    atexit.unregister(close)
+    if _server is not None:
+        _server.close()
+        _server = None
 
 
-def _take() -> Child:
-    global _spare
-    prepare()
-    child, _spare = _spare, None
-    assert child is not None
-    return child
+def _environment() -> dict[str, str]:
+    return {**_QUIET, **os.environ}
 
 
 def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
@@ -196,8 +197,6 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     timeout_seconds: float | None = None,
     stall_timeout_seconds: float | None = None,
     grace_seconds: float = 30.0,
-    prepare_next: bool = True,
-    keep: bool = False,
     secrets: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
@@ -207,11 +206,9 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
     `tasks.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
     `stall_timeout_seconds`, counted from its start too. `secrets` are in its environment, and masked in its
-    progress and errors and, when it has ended, in the log. With `keep` the next call gets the same
-    process: for programs that leave nothing behind in it.
+    progress and errors and, when it has ended, in the log.
     """
-    global _spare
-    child = _take()
+    child = Child()
     hidden = list((secrets or {}).values())
 
     def told(progress: Mapping[str, Any]) -> None:
@@ -224,17 +221,13 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     )
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
-        child.send(request_for(program, log, arguments, secrets), last=not keep)
-        if prepare_next and not keep:
-            prepare()
+        child.send(request_for(program, log, arguments, secrets))
         for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
             if "progress" in reply:
                 told(reply["progress"])
             elif "error" in reply:
                 raise _rebuilt(masking.masked(reply["error"], hidden))
             else:
-                if keep:
-                    _spare = child
                 return TypeAdapter(returns).validate_python(reply["result"])
         code = child.process.wait()
         raise _death(program, code, masking.masked(_last_lines(log) or child.early_log(), hidden))
@@ -246,8 +239,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
         message = f"{program} made no step for {stall_timeout_seconds:g} s, and was killed"
         raise ProcessStalled(message, _log_of(log, hidden)) from None
     finally:
-        if child is not _spare:
-            child.close(grace_seconds)
+        child.close(grace_seconds)
         forwarded.close()
         masking.mask_file(log, hidden)
 
@@ -298,27 +290,20 @@ def _log_of(log: Path, hidden: Sequence[str]) -> str:
     return f"its log: {log}\n{masking.masked(_last_lines(log), hidden)}"
 
 
-def end_with_parent(by: signal.Signals) -> None:
-    """Have the kernel send this process `by` when the thread that spawned it ends, kill -9 included."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
-
-
 def main() -> None:
-    """Be the child: import TensorFlow, then read requests, run each, and reply."""
-    parent = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it sends SIGTERM
-    end_with_parent(signal.SIGTERM)
-    if os.getppid() != parent:
-        return
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # prints of TensorFlow and of users' code must not mix with the replies
+    """Import TensorFlow, fork whenever asked to, and in each child run what is requested, and reply."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it decides, and sends SIGTERM
     gc.disable()  # the collector would walk again and again through what stays for ever: a fifth of the time
     importlib.import_module("tensorflow")
     importlib.import_module("tasks.in_tensorflow.train")  # and with it what every program needs
     gc.freeze()
     gc.enable()
     _keep_what_is_worth_reading(logging.getLogger("tensorflow"))
-    for request in sys.stdin.buffer:
+    fork_server.serve(socket.socket(fileno=int(sys.argv[1])))
+    importlib.import_module("numpy").random.seed()  # or every child would draw the same numbers
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # prints of TensorFlow and of users' code must not mix with the replies
+    if request := sys.stdin.buffer.read():
         _serve(json.loads(request), replies)
 
 
@@ -332,7 +317,9 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ.update(request["secrets"])
+    os.environ.clear()
+    os.environ.update(request["environment"] | request["secrets"])
+    os.chdir(request["working_folder"])
 
     def reply(message: Mapping[str, Any]) -> None:
         try:

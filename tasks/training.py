@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from configs.accelerators import AcceleratorConfig
 from configs.schema import Recipe, TrainingConfig
 from tasks import tensorflow_process
 from tasks.artifacts import Checkpoint, Examples, Run
@@ -30,16 +29,9 @@ def train(recipe: Recipe, checkpoint: str | int, examples: Examples, run: Run) -
     with gpu_slots.held(training.accelerator), role_runs.joined(training, arguments, run) as joined:
         return tensorflow_process.run(
             "train", Checkpoint, log=run.log("train"), on_progress=report,
-            stall_timeout_seconds=training.stall_timeout_seconds, keep=_may_be_evaluated_in(training),
+            stall_timeout_seconds=training.stall_timeout_seconds,
             arguments={**arguments, "checkpoint": checkpoint, "joined": joined},
         )  # fmt: skip
-
-
-def _may_be_evaluated_in(training: TrainingConfig) -> bool:
-    """Return whether the process that trains can evaluate too: it sets up no devices and no determinism."""
-    accelerator = AcceleratorConfig.of(training.accelerator)
-    chose = gpu_slots.may_use_gpu(accelerator) or accelerator.cpus > 1
-    return not (chose or training.deterministic or training.strategy != "none" or training.cluster)
 
 
 def _with_served_version(training: TrainingConfig, run: Run) -> TrainingConfig:

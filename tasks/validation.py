@@ -17,6 +17,6 @@ def validate(validation: ValidationConfig, data: DataConfig, candidate: Candidat
     give is saved in `run.folder / "outputs"`.
     """
     return tensorflow_process.run(
-        "validate", Validation, log=run.log("validate"), on_progress=report, keep=True,
+        "validate", Validation, log=run.log("validate"), on_progress=report,
         arguments={"validation": validation, "data": data, "candidate": candidate, "run": run},
     )  # fmt: skip

@@ -95,7 +95,7 @@ def _outputs(first: Path, second: Path, samples: int) -> tuple[tuple[OutputDiffe
         return (), f"{lacking} does not say how it is asked: it was published by hand, or by another release"
     with tempfile.TemporaryDirectory(prefix="slipway-diff-") as scratch:
         found = tensorflow_process.run(
-            "diff", tuple[OutputDifference, ...], log=Path(scratch) / "diff.log", prepare_next=False,
+            "diff", tuple[OutputDifference, ...], log=Path(scratch) / "diff.log",
             arguments={"first": one, "second": other, "samples": samples},
         )  # fmt: skip
     return found, "" if found else "they have no signature in common"

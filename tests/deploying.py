@@ -105,7 +105,7 @@ def main() -> int:
     except SlipwayError as error:
         told = {"error": type(error).__name__, "message": error.message, **_checks(error)}
     finally:
-        tensorflow_process.close_spare()
+        tensorflow_process.close()
     sys.stdout.write(json.dumps(told) + "\n")
     return 1 if "error" in told else 0
 

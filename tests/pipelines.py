@@ -62,14 +62,14 @@ def trained_digits() -> Trained:
 
 
 def _train(folder: Path) -> Trained:
-    atexit.register(tensorflow_process.close_spare)
+    atexit.register(tensorflow_process.close)
     pipeline = load_pipeline(DIGITS, {"training.max_steps": 300, "export.receivers": ["parsing", "raw"]})
     config, run = pipeline.config, run_of(pipeline, folder)
     examples = tensorflow_process.run(
         "ingest", Examples, log=run.log("ingest"), arguments={"data": config.data, "run": run}
     )
     checkpoint = tensorflow_process.run(
-        "train", Checkpoint, log=run.log("train"), prepare_next=False,
+        "train", Checkpoint, log=run.log("train"),
         arguments={"model": config.model, "training": config.training, "data": config.data,
                    "examples": examples, "run": run},
     )  # fmt: skip
@@ -84,7 +84,7 @@ def exported_digits() -> Candidate:
 
 def _export(digits: Trained) -> Candidate:
     return tensorflow_process.run(
-        "export", Candidate, log=digits.run.log("export"), prepare_next=False,
+        "export", Candidate, log=digits.run.log("export"),
         arguments={**digits.model, "export": digits.config.export, "checkpoint": digits.checkpoint,
                    "answers": digits.config.answers},
     )  # fmt: skip

@@ -166,7 +166,7 @@ def test_the_process_that_built_takes_the_next_request(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         preflight.build_model(bad, pipeline.config.export, run, run.log("preflight"))
     assert tensorflow_process._spare is None
-    tensorflow_process.close_spare()
+    tensorflow_process.close()
 
 
 def test_a_run_ends_before_ingestion(slipway: Slipway) -> None:

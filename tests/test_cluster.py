@@ -47,7 +47,7 @@ def _writing(processes: Iterable[psutil.Process], folder: str) -> dict[str, psut
 def _no_process_is_left(tmp_path: Path) -> Iterator[None]:
     """Whatever becomes of a cluster, none of its processes outlives it, be it an orphan."""
     yield
-    tensorflow_process.close_spare()
+    tensorflow_process.close()
     left = _writing(psutil.process_iter(), str(tmp_path))
     _, alive = psutil.wait_procs(list(left.values()), timeout=20)
     assert not alive
@@ -63,7 +63,7 @@ def cluster_run(
     )
     run = run_in(folder)
     return tensorflow_process.run(
-        "train", Checkpoint, log=run.log("train"), prepare_next=False, timeout_seconds=DEADLINE_SECONDS,
+        "train", Checkpoint, log=run.log("train"), timeout_seconds=DEADLINE_SECONDS,
         on_progress=lambda told: on_progress(told) if "step" in told else None,
         arguments={"model": digits.config.model, "training": config, "data": digits.config.data,
                    "examples": digits.examples, "run": run},

@@ -92,7 +92,7 @@ class Exported:
         this = self.config
         asked = {"max_steps": 1_000_000, "log_every_steps": 50, **training}
         return tensorflow_process.run(
-            "train", Checkpoint, log=self.run.log("train"), on_progress=on_progress, prepare_next=False,
+            "train", Checkpoint, log=self.run.log("train"), on_progress=on_progress,
             timeout_seconds=240, arguments={
                 "model": this.model, "training": this.training.model_copy(update=asked), "data": this.data,
                 "examples": self.examples, "run": self.run,

@@ -316,7 +316,7 @@ def test_errors_reach_the_flow_whole(tmp_path: Path) -> None:
     run = run_of(pipeline, tmp_path)
     with pytest.raises(DataError, match="no file matches") as caught:
         tensorflow_process.run(
-            "ingest", Examples, log=run.log("ingest"), prepare_next=False,
+            "ingest", Examples, log=run.log("ingest"),
             arguments={"data": pipeline.config.data, "run": run},
         )  # fmt: skip
     assert caught.value.hint

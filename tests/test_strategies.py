@@ -31,7 +31,7 @@ def trained(folder: Path, **training: Any) -> tuple[Checkpoint, list[float], str
     losses: list[float] = []
     try:
         checkpoint = tensorflow_process.run(
-            "train", Checkpoint, log=run.log("train"), prepare_next=False,
+            "train", Checkpoint, log=run.log("train"),
             timeout_seconds=DEADLINE_SECONDS,
             on_progress=lambda told: losses.append(told["loss"]) if "loss" in told else None,
             arguments={"model": digits.config.model, "training": config, "data": digits.config.data,

@@ -26,7 +26,7 @@ INGEST = "import os, signal, time\nfrom pathlib import Path\ndef write(folder):\
 @pytest.fixture(autouse=True, scope="module")
 def _no_spare_is_left() -> Iterator[None]:
     yield
-    tensorflow_process.close_spare()
+    tensorflow_process.close()
 
 
 def ingest(folder: Path, body: str, **options: Any) -> tuple[Examples, Run]:
@@ -103,14 +103,13 @@ def test_a_program_that_is_killed_is_retryable(tmp_path: Path) -> None:
 
 def test_a_program_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """After the deadline the process is gone, and the error names the log."""
-    tensorflow_process.prepare()
-    child = tensorflow_process._spare
-    assert child is not None
+    body = "print('pid', os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(ProcessDied, match="did not finish in 8 s") as caught:
-        ingest(tmp_path, "time.sleep(600)", timeout_seconds=8, grace_seconds=5)
-    assert str(tmp_path / "r1" / "logs" / "ingest.log") in caught.value.hint
+        ingest(tmp_path, body, timeout_seconds=8, grace_seconds=5)
+    log = tmp_path / "r1" / "logs" / "ingest.log"
+    assert str(log) in caught.value.hint
     with pytest.raises(ProcessLookupError):
-        os.kill(child.process.pid, 0)
+        os.kill(int(log.read_text().split("pid ")[1].split()[0]), 0)
 
 
 def test_who_is_slow_to_take_progress_does_not_make_it_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,15 +155,12 @@ def test_an_operating_system_error_is_an_environment_fault(tmp_path: Path) -> No
     assert found.message == "/models: Permission denied"
 
 
-def test_a_prepared_process_that_died_is_replaced() -> None:
-    """A spare that was killed while waiting is not handed out."""
-    tensorflow_process.prepare()
-    spare = tensorflow_process._spare
-    assert spare is not None
-    spare.process.kill()
-    spare.process.wait(10)
-    tensorflow_process.prepare()
-    assert tensorflow_process._spare is not spare
+def test_a_fork_server_that_died_is_replaced() -> None:
+    """One that was killed while it waited forks no more."""
+    server = tensorflow_process.prepare()
+    server._process.kill()
+    server._process.wait(10)
+    assert tensorflow_process.prepare() is not server
 
 
 def test_the_parent_imports_no_tensorflow() -> None:

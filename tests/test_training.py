@@ -36,7 +36,7 @@ def _no_process_is_left() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def _nor_the_prepared_one() -> Iterator[None]:
     yield
-    tensorflow_process.close_spare()
+    tensorflow_process.close()
 
 
 def _children() -> list[psutil.Process]:
@@ -189,7 +189,7 @@ from tasks.artifacts import Checkpoint
 from pathlib import Path
 asked = json.loads(Path(sys.argv[1]).read_text())
 tensorflow_process.run("train", Checkpoint, log=Path(sys.argv[2]), arguments=asked,
-                       on_progress=lambda told: print(told["step"], flush=True), prepare_next=False)
+                       on_progress=lambda told: print(told["step"], flush=True))
 """
 
 

@@ -59,7 +59,7 @@ def test_a_fresh_process_proves_every_signature_in_every_batch_size() -> None:
     """A check for each of 4 signatures, in batches of 1, 2, 8 and all, all bit for bit."""
     digits = trained_digits()
     found = tensorflow_process.run(
-        "validate", Validation, log=digits.run.log("validate"), prepare_next=False,
+        "validate", Validation, log=digits.run.log("validate"),
         arguments={"validation": digits.config.validation, "data": digits.config.data,
                    "candidate": exported_digits()},
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import tensorflow_process
+from tasks import fork_server
 from tasks.artifacts import Examples, Run
 from tasks.estimators import accelerators, assembly, cluster_training, strategies
 from tasks.estimators.canned_estimators import seen_in_training
@@ -27,7 +27,7 @@ def run(
     SIGTERM ends it at once, as it ends any process: the chief alone has something to save. The chief's end
     is SIGKILL for it: multi_worker_mirrored takes SIGTERM for a notice of preemption, and waits for others.
     """
-    tensorflow_process.end_with_parent(signal.SIGKILL)
+    fork_server.end_with_parent(signal.SIGKILL)
     task.join()
     accelerator = training.accelerator if task.type == "worker" else "cpu"
     session_config = cluster_training.filtered(accelerators.claim(accelerator), task)

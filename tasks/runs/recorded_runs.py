@@ -116,7 +116,7 @@ def recorded_run(
         if not begun:
             raise
     finally:
-        tensorflow_process.close_spare()
+        tensorflow_process.close()
         record.end()
 
 
