@@ -20,7 +20,7 @@ from configs.errors import SlipwayError
 from tasks.servers.model_servers import port_holder
 
 console = Console(highlight=False)
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.05
 
 
 def serve(port: int) -> int:

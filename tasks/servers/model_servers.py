@@ -28,7 +28,7 @@ from tasks.servers.server_records import LoneRole, ServerRecord
 
 LOG_LINES_SHOWN = 20
 STOP_GRACE_SECONDS = 30.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 _HAND_OVER_SECONDS = 120.0
 _OWN_FLAGS: dict[str, str | bool | float] = {
     "grpc_channel_arguments": "grpc.max_connection_age_ms=20000",
