@@ -55,6 +55,11 @@ class ForkServer:
             )  # fmt: skip
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def is_alive(self) -> bool:
         """Whether it can fork."""
         return self._process.poll() is None
@@ -88,7 +93,7 @@ class ForkServer:
             self._process.wait()
         self._log.close()
 
-    def pid(self, number: int) -> int | None:
+    def pid_of(self, number: int) -> int | None:
         """Return the pid of a child; None where the server ended before it forked."""
         while number not in self._pids and self._look(_LOOK_SECONDS):
             pass
@@ -139,7 +144,7 @@ class ForkedProcess:
     @property
     def pid(self) -> int | None:
         """The process id, waited for if the server still imports; None where it ended before."""
-        return self._server.pid(self._number)
+        return self._server.pid_of(self._number)
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while it runs."""

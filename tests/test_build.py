@@ -150,22 +150,21 @@ def test_check_build_says_what_was_built(capsys: pytest.CaptureFixture[str], hom
     assert "evaluation.thresholds: the model reports no metric 'auc'" in capsys.readouterr().err
 
 
-def test_the_process_that_built_takes_the_next_request(tmp_path: Path) -> None:
-    """So that a run waits for no other import of TensorFlow."""
+def test_what_a_model_leaves_behind_does_not_reach_the_next_process(tmp_path: Path) -> None:
+    """TensorFlow is imported once for all calls, and yet each has a process of its own."""
     pipeline = load_pipeline(DIGITS)
     run = run_of(pipeline, tmp_path)
-    tensorflow_process.prepare()
-    assert tensorflow_process._spare is not None
-    first = tensorflow_process._spare.process.pid
-    preflight.build_model(pipeline.config.recipe, pipeline.config.export, run, run.log("preflight"))
-    assert tensorflow_process._spare.process.pid == first
-    preflight.build_model(pipeline.config.recipe, pipeline.config.export, run, run.log("preflight"))
-    assert tensorflow_process._spare.process.pid == first
+    server = tensorflow_process.prepare()
+    built = [
+        preflight.build_model(pipeline.config.recipe, pipeline.config.export, run, run.log("preflight"))
+        for _ in range(2)
+    ]
+    assert built[0] == built[1]
     model = pipeline.config.model.model_copy(update={"estimator": "DNNClasifier"})
     bad = pipeline.config.recipe.model_copy(update={"model": model})
     with pytest.raises(ModelError):
         preflight.build_model(bad, pipeline.config.export, run, run.log("preflight"))
-    assert tensorflow_process._spare is None
+    assert tensorflow_process.prepare() is server
     tensorflow_process.close()
 
 

@@ -131,7 +131,7 @@ def test_nothing_is_left_of_a_flow_that_is_killed(tmp_path: Path) -> None:
         "server = ForkServer('forking_program', dict(os.environ))\n"
         "child = server.fork(tempfile.TemporaryFile())\n"
         "child.stdin.write(b'import time; time.sleep(600)'); child.stdin.close()\n"
-        "print(server._process.pid, child.pid, flush=True); time.sleep(600)"
+        "print(server.pid, child.pid, flush=True); time.sleep(600)"
     )
     flow = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": PATH}

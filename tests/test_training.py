@@ -28,30 +28,25 @@ DEADLINE_SECONDS = 60.0
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
-    """Whatever a test does to training, no child outlives it, but the one prepared for the next test."""
+    """Whatever a test does to training, no child outlives it, but the one that forks for the next test."""
     yield
     assert not _children()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _nor_the_prepared_one() -> Iterator[None]:
+def _nor_the_fork_server() -> Iterator[None]:
     yield
     tensorflow_process.close()
 
 
-def _children() -> list[psutil.Process]:
-    spare = tensorflow_process._spare
+def _children(of: int | None = None) -> list[psutil.Process]:
+    """The processes that run a program, this process's or another's: those that a fork server forked."""
     return [
-        child for child in psutil.Process().children(recursive=True)
-        if "tensorflow_process" in _line(child) and (spare is None or child.pid != spare.process.pid)
-    ]  # fmt: skip
-
-
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+        child
+        for server in psutil.Process(of).children()
+        if "tensorflow_process" in " ".join(server.cmdline())
+        for child in server.children(recursive=True)
+    ]
 
 
 def arguments(folder: Path, **overrides: Any) -> tuple[PipelineConfig, dict[str, Any]]:
@@ -209,9 +204,7 @@ def test_a_killed_flow_takes_its_trainer_along_and_the_trainer_saves(tmp_path: P
     guard = threading.Timer(DEADLINE_SECONDS, flow.kill)
     guard.start()
     assert flow.stdout.readline()
-    trainer = next(
-        each for each in psutil.Process(flow.pid).children() if "tensorflow_process" in _line(each)
-    )
+    (trainer,) = _children(flow.pid)
     flow.kill()
     flow.communicate()
     guard.cancel()
