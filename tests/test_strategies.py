@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from pipelines import DIGITS, run_of, trained_digits
 from slipway_command import Slipway
+from waiting import eventually
 
 from configs.accelerators import AcceleratorConfig
 from configs.loading import load_pipeline
@@ -90,8 +91,8 @@ def test_mirrored_on_two_devices_through_the_whole_chain(slipway: Slipway) -> No
     lines, training, deploying = [], set[int](), None
     for line in process.stdout:
         lines.append(line)
-        if line.startswith("train: step"):
-            training |= _trainers(process.pid)
+        if line.startswith("train …"):
+            training = eventually(lambda: _trainers(process.pid))
         if line.startswith("deploy …"):
             deploying = _trainers(process.pid) | {pid for pid in training if psutil.pid_exists(pid)}
     assert process.wait(60) == 0, "".join(lines)
