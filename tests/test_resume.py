@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from pipelines import run_of, trained_digits, written
+from running_programs import running_programs
 from slipway_command import DIGITS, REPOSITORY, Finished, Slipway
 from test_training import StopAt, arguments, child, train
 from waiting import eventually
@@ -53,14 +54,6 @@ def _kill(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return family
 
 
-def _trainer(process: subprocess.Popen[str]) -> psutil.Process:
-    """Return the process that trains for a flow, not the one that is prepared."""
-    return max(
-        (each for each in psutil.Process(process.pid).children() if _trains(each)),
-        key=lambda each: each.cpu_times().user,
-    )
-
-
 def _said(slipway: Slipway, line: str) -> bool:
     return any(line in log.read_text() for log in slipway.home.glob("runs/digits/*/logs/train.log"))
 
@@ -84,7 +77,7 @@ class TestAFlowThatWasKilled:
         """The first kill: in training, in a step that takes long."""
         process = _started(module_slipway)
         eventually(lambda: _saved(module_slipway)[-1:] > [0], seconds=180)
-        trainer = _trainer(process)
+        (trainer,) = running_programs(process.pid)
         trainer.suspend()
         family = _kill(process)
         (config,) = module_slipway.home.glob("runs/digits/*/config.yaml")
@@ -163,16 +156,9 @@ class Tormentor:
         """Send the signal to the trainer, once it has saved a checkpoint beyond the last strike."""
         last = self.struck[-1] if self.struck else 0
         eventually(lambda: _saved(self.slipway)[-1:] > [last], seconds=120)
-        trainer = _trainer(self.process)
+        (trainer,) = running_programs(self.process.pid)
         self.struck.append(_saved(self.slipway)[-1])
         trainer.send_signal(number)
-
-
-def _trains(process: psutil.Process) -> bool:
-    try:
-        return "tensorflow_process" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
 
 
 def test_a_trainer_that_is_killed_and_that_stalls_is_resumed_in_the_same_flow_run(slipway: Slipway) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from pipelines import DIGITS, run_of, trained_digits, written
+from running_programs import running_programs
 
 from configs.loading import load_pipeline
 from configs.schema import PipelineConfig
@@ -30,23 +31,13 @@ DEADLINE_SECONDS = 60.0
 def _no_process_is_left() -> Iterator[None]:
     """Whatever a test does to training, no child outlives it, but the one that forks for the next test."""
     yield
-    assert not _children()
+    assert not running_programs()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _nor_the_fork_server() -> Iterator[None]:
     yield
     tensorflow_process.close()
-
-
-def _children(of: int | None = None) -> list[psutil.Process]:
-    """The processes that run a program, this process's or another's: those that a fork server forked."""
-    return [
-        child
-        for server in psutil.Process(of).children()
-        if "tensorflow_process" in " ".join(server.cmdline())
-        for child in server.children(recursive=True)
-    ]
 
 
 def arguments(folder: Path, **overrides: Any) -> tuple[PipelineConfig, dict[str, Any]]:
@@ -68,7 +59,7 @@ def train(asked: Mapping[str, Any], on_progress: Any = tensorflow_process.ignore
 
 def child() -> psutil.Process:
     """The process that trains."""
-    (found,) = _children()
+    (found,) = running_programs()
     return found
 
 
@@ -204,7 +195,7 @@ def test_a_killed_flow_takes_its_trainer_along_and_the_trainer_saves(tmp_path: P
     guard = threading.Timer(DEADLINE_SECONDS, flow.kill)
     guard.start()
     assert flow.stdout.readline()
-    (trainer,) = _children(flow.pid)
+    (trainer,) = running_programs(flow.pid)
     flow.kill()
     flow.communicate()
     guard.cancel()
