@@ -32,6 +32,10 @@ install:  ## make .venv from the lock (Python 3.10 or 3.11 is all it needs)
 install-dev:  ## add what tests and checks need
 	@$(INSTALL) dev
 
+.PHONY: install-parquet
+install-parquet:  ## add what Parquet files need (pyarrow, 47 MB)
+	@$(INSTALL) parquet
+
 .PHONY: wheelhouse
 wheelhouse: install  ## download every locked package to WHEELHOUSE, for a machine without a network
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \

@@ -23,7 +23,7 @@ import yaml
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LOCKS = [
-    *(ROOT / f"requirements{name}.lock" for name in ("", "-dev", "-uv")),
+    *(ROOT / f"requirements{name}.lock" for name in ("", "-parquet", "-dev", "-uv")),
     *(ROOT / "containers" / name / "requirements.lock" for name in ("pipeline", "model_server")),
 ]
 PROBE_SECONDS = 10

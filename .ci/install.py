@@ -25,7 +25,8 @@ STAMP = VENV / ".installed"
 UV_LOCK = ROOT / "requirements-uv.lock"
 LOCKS = {
     "runtime": [ROOT / "requirements.lock"],
-    "dev": [ROOT / "requirements.lock", ROOT / "requirements-dev.lock"],
+    "parquet": [ROOT / "requirements.lock", ROOT / "requirements-parquet.lock"],
+    "dev": [ROOT / f"requirements{name}.lock" for name in ("", "-parquet", "-dev")],
 }
 SUPPORTED = ((3, 10), (3, 11))
 COMPILED = (

@@ -55,6 +55,14 @@ MISSING_VALUES = (
 """What pandas.read_csv takes for a missing value."""
 
 
+_OF_FORMATS = {
+    "compression": ("tfrecord",),
+    "delimiter": ("csv",),
+    "encoding": ("csv",),
+    "missing_values": ("csv", "parquet"),
+}
+
+
 def _encoding(name: str) -> str:
     try:
         codecs.lookup(name)
@@ -77,9 +85,10 @@ class DataConfig(Slice):
     files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Glob patterns of existing files, relative to the YAML."""
 
-    format: Literal["tfrecord", "csv"] = "tfrecord"
-    """What the files hold: TFRecords of serialized tf.Examples, or CSV with a header line (a column is
-    the feature of that name; several values in a cell are separated by `;`)."""
+    format: Literal["tfrecord", "csv", "parquet"] = "tfrecord"
+    """What the files hold: TFRecords of serialized tf.Examples; CSV with a header line (a column is the
+    feature of that name; several values in a cell are separated by `;`); or Parquet (the same; several values
+    are a list; needs pyarrow: `make install-parquet`)."""
 
     compression: Literal["none", "gzip"] = "none"
     """Compression of the TFRecord files."""
@@ -90,9 +99,10 @@ class DataConfig(Slice):
     encoding: Annotated[str, AfterValidator(_encoding)] = "utf-8"
     """Encoding of the CSV files, by Python's name; a byte order mark is skipped."""
 
-    missing_values: tuple[str, ...] = MISSING_VALUES
-    """CSV cells that mean a missing value: the feature's default, no values, or an error. By default those of
-    pandas.read_csv. If NA is a word of yours (Namibia), say [""]."""
+    missing_values: tuple[str, ...] | None = None
+    """Texts that mean a missing value: the feature's default, no values, or an error. By default, in CSV
+    those of pandas.read_csv (`NA`, `NaN`, `null`, empty …; if NA is a word of yours, Namibia, say [""]); in
+    Parquet none, as a null is always missing."""
 
     features: Annotated[FeatureSpecs, Field(min_length=1)]
     """What the model may see, at training and at serving: feature name to spec, without the label."""
@@ -111,12 +121,24 @@ class DataConfig(Slice):
             raise ValueError("give exactly one of 'ingest' (a callable) and 'files' (glob patterns)")
         if self.ingest is not None and self.format != "tfrecord":
             raise ValueError("an 'ingest' callable writes TFRecords: 'format' must be tfrecord")
-        own = {"delimiter", "encoding", "missing_values"} & self.model_fields_set
-        if self.format != "csv" and any(
-            getattr(self, key) != DataConfig.model_fields[key].default for key in own
-        ):
-            raise ValueError(f"{', '.join(sorted(own))}: these are of CSV files: they need format: csv")
         return self
+
+    @model_validator(mode="after")
+    def _format_fits(self) -> DataConfig:
+        for key, formats in _OF_FORMATS.items():
+            if self.format not in formats and getattr(self, key) != DataConfig.model_fields[key].default:
+                raise ValueError(f"{key} needs format: {' or '.join(formats)}, found {self.format}")
+        ends = {pattern.rpartition(".")[2].lower() for pattern in self.files or ()}
+        if "format" not in self.model_fields_set and len(ends) == 1 and ends <= {"csv", "parquet"}:
+            raise ValueError(f"the files are named *.{min(ends)}: set format: {min(ends)}")
+        return self
+
+    @property
+    def missing_words(self) -> tuple[str, ...]:
+        """Texts that mean a missing value in files of this format."""
+        if self.missing_values is None:
+            return MISSING_VALUES if self.format == "csv" else ()
+        return self.missing_values
 
     @model_validator(mode="after")
     def _label_is_not_served(self) -> DataConfig:

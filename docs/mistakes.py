@@ -64,6 +64,8 @@ MISTAKES: dict[str, Mapping[str, Any]] = {
     "a split by a feature that is not there": {"data.split": {"by": "user_id"}},
     "eval and sample take everything": {"data.split": {"eval": 0.7, "sample": 0.3}},
     "a CSV option for TFRecords": {"data.delimiter": ";"},
+    "CSV files, and no word of it": {"data.files": ["*.csv"]},
+    "Parquet files, and no word of it": {"data.files": ["nights/*.parquet"]},
     "an encoding that Python does not know": {"data.format": "csv", "data.encoding": "utf8-sig-2"},
     "a password in an address": {"data.files": ["s3://user:secret@bucket/x"]},
     "a gate on a feature that is not there": {"data.gates": {"limits": {"aera": {"min": 0}}}},

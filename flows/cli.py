@@ -362,7 +362,7 @@ def init(
     name: str,
     *samples: Path,
     source: Annotated[
-        Literal["tfrecord", "csv", "estimator"] | None,
+        Literal["tfrecord", "csv", "parquet", "estimator"] | None,
         Parameter(
             name="--from", help="What the samples are, by default by their suffix; estimator adds a model.py"
         ),
@@ -371,7 +371,7 @@ def init(
     folder: Annotated[Path | None, Parameter(help="Where to make it; by default configs/NAME")] = None,
     force: Annotated[bool, Parameter(help="Replace the files that init writes")] = False,
 ) -> int:
-    """Make a pipeline of your own from SAMPLES of the data: TFRecord or CSV files."""
+    """Make a pipeline of your own from SAMPLES of the data: TFRecord, CSV or Parquet files."""
     from flows import new_pipeline
 
     return new_pipeline.create(name, samples, source, label, folder, force=force)

@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +20,13 @@ from configs.loading import load_pipeline
 from configs.references import require_callables
 from configs.schema import Name
 from tasks import tensorflow_process
-from tasks.samples import csv_samples, leakage
+from tasks.samples import csv_samples, leakage, parquet_samples
 from tasks.samples.factory_text import model_py, preprocess_py
 from tasks.samples.guesses import Guess, guess
 from tasks.samples.pipeline_text import estimator, pipeline_yaml
 from tasks.samples.profiles import Sample
 
-Source = Literal["tfrecord", "csv", "estimator"]
+Source = Literal["tfrecord", "csv", "parquet", "estimator"]
 
 console = Console(highlight=False)
 
@@ -64,7 +64,9 @@ def _refuse(name: str, samples: Sequence[Path], target: Path, force: bool) -> No
         hint = "name another by --folder, or add --force to replace the files that init writes"
         raise ConfigError(f"{target} is there already: nothing is overwritten", hint)
     if not samples:
-        raise ConfigError("no sample: the features are guessed from one", "name a TFRecord or CSV file")
+        raise ConfigError(
+            "no sample: the features are guessed from one", "name a TFRecord, CSV or Parquet file"
+        )
     for sample in samples:
         if not sample.expanduser().is_file():
             what = "a folder" if sample.is_dir() else "no such file"
@@ -72,9 +74,9 @@ def _refuse(name: str, samples: Sequence[Path], target: Path, force: bool) -> No
 
 
 def _profile(files: Sequence[Path], source: Source | None) -> Sample:
-    is_csv = source == "csv" or (source != "tfrecord" and files[0].suffix.lower() == ".csv")
+    kind = source if source in _PROFILES else files[0].suffix.lower().removeprefix(".")
     try:
-        return csv_samples.profile(files) if is_csv else _tfrecord_profile(files)
+        return _PROFILES.get(kind, _tfrecord_profile)(files)
     except OSError as error:
         raise SlipwayError(f"{error.filename}: {error.strerror}") from None
 
@@ -87,6 +89,13 @@ def _tfrecord_profile(files: Sequence[Path]) -> Sample:
             log=Path(folder) / "profile.log",
             arguments={"files": list(files)},
         )
+
+
+_PROFILES: Mapping[str | None, Callable[[Sequence[Path]], Sample]] = {
+    "csv": csv_samples.profile,
+    "parquet": parquet_samples.profile,
+    "tfrecord": _tfrecord_profile,
+}
 
 
 def _pattern(file: Path, target: Path) -> str:

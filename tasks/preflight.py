@@ -10,6 +10,7 @@ from configs.schema import DeploymentConfig, ExportConfig, LimitsConfig, Recipe,
 from tasks import model_versions, tensorflow_process
 from tasks.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
 from tasks.errors import EnvironmentFault, ImageUnavailable
+from tasks.examples.parquet_files import require_pyarrow
 from tasks.servers import (
     model_servers,
     model_status,
@@ -36,6 +37,8 @@ def preflight(
     ModelError or ConfigError for a model that cannot be built as configured.
     """
     target = serving_target(deployment, server, run)
+    if recipe.data.format == "parquet":
+        require_pyarrow()
     build_model(recipe, export, run, run.log("preflight"))
     return target
 

@@ -265,7 +265,7 @@ WRONG = [
     ("data.split.eval", 0, " = 0: input should be greater than 0"),
     ("data.split.eval", 1, " = 1: input should be less than 1"),
     ("data.ingest", "ingest.py", " = 'ingest.py': string should match pattern"),
-    ("data.format", "parquet", " = 'parquet': input should be 'tfrecord' or 'csv'"),
+    ("data.format", "orc", " = 'orc': input should be 'tfrecord', 'csv' or 'parquet'"),
     (
         "data.features.x",
         "float31",

@@ -96,7 +96,7 @@ def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     [
         ({"encoding": "utf8000"}, "Python knows no encoding 'utf8000'"),
         ({"delimiter": ", "}, "at most 1 character"),
-        ({"format": "tfrecord", "delimiter": ";"}, "delimiter: these are of CSV files"),
+        ({"format": "tfrecord", "delimiter": ";"}, "delimiter needs format: csv, found tfrecord"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, data: dict[str, Any], problem: str) -> None:

@@ -26,7 +26,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
     (checkout / ".venv" / "lib" / f"python3.{sys.version_info[1]}" / "site-packages").mkdir(parents=True)
-    for name in ("pyproject.toml", "requirements-uv.lock", "requirements.lock", "requirements-dev.lock"):
+    locks = (f"requirements{name}.lock" for name in ("-uv", "", "-parquet", "-dev"))
+    for name in ("pyproject.toml", *locks):
         (checkout / name).write_text(f"# {name}\n")
     _place(module, checkout, monkeypatch)
     module.STAMP.write_text(module.stamp("runtime"))
@@ -34,11 +35,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def _place(module: ModuleType, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime, dev = checkout / "requirements.lock", checkout / "requirements-dev.lock"
+    runtime, parquet, dev = (checkout / f"requirements{name}.lock" for name in ("", "-parquet", "-dev"))
     for name, value in {
         "ROOT": checkout, "VENV": checkout / ".venv", "PYTHON": checkout / ".venv" / "bin" / "python",
         "STAMP": checkout / ".venv" / ".installed", "UV_LOCK": checkout / "requirements-uv.lock",
-        "LOCKS": {"runtime": [runtime], "dev": [runtime, dev]},
+        "LOCKS": {"runtime": [runtime], "parquet": [runtime, parquet], "dev": [runtime, parquet, dev]},
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -51,6 +52,7 @@ def test_an_install_that_matches_is_left_alone(install: ModuleType, monkeypatch:
     assert not install.installed("dev", same_python=False)
     install.STAMP.write_text(install.stamp("dev"))
     assert install.installed("runtime", same_python=False)
+    assert install.installed("parquet", same_python=False)
 
 
 def _edit_the_lock(install: ModuleType, _: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from slipway_command import REPOSITORY
 
 CHECKOUT = "requirements.lock"
-LAYERS = ("requirements-dev.lock", "requirements-uv.lock")
+LAYERS = ("requirements-dev.lock", "requirements-parquet.lock", "requirements-uv.lock")
 """Installed beside or before the checkout's."""
 
 IMAGES = ("containers/pipeline/requirements.lock", "containers/model_server/requirements.lock")

@@ -37,19 +37,7 @@ class CsvConverter:
         if not self._header:
             raise DataError(f"{self._file}: empty: expected a header line with the names of the columns")
         for name in self._specs:
-            if self._header.count(name) > 1:
-                raise DataError(f"{self._file}:1: column {name!r} is there {self._header.count(name)} times")
-            if name not in self._header:
-                self._refuse_missing_column(name)
-
-    def _refuse_missing_column(self, name: str) -> None:
-        spare = [column for column in self._header if column not in self._specs]
-        near = difflib.get_close_matches(name, spare, n=1)
-        if near or not may_be_missing(self._specs[name]):
-            message = f"{self._file}:1: no column {name!r}: the header has {', '.join(self._header)}"
-            raise DataError(
-                message, f"did you mean {near[0]!r}?" if near else "rename it in the file or in the YAML"
-            )
+            require_column(f"{self._file}:1", "header", name, self._header, self._specs)
 
     def serialize(self, line: int, cells: Sequence[str]) -> bytes:
         """Return the tf.Example of the row that begins in `line`. Raises DataError with its place."""
@@ -78,6 +66,20 @@ def _hint(missing: bool) -> str:
         if missing
         else ""
     )
+
+
+def require_column(place: str, holder: str, name: str, columns: Sequence[str], specs: FeatureSpecs) -> None:
+    """Raise DataError if the column of a feature is not there and must be, or is there twice."""
+    if columns.count(name) > 1:
+        raise DataError(f"{place}: column {name!r} is there {columns.count(name)} times", "rename one")
+    if name in columns:
+        return
+    near = difflib.get_close_matches(name, [column for column in columns if column not in specs], n=1)
+    if near or not may_be_missing(specs[name]):
+        message = f"{place}: no column {name!r}: the {holder} has {', '.join(columns)}"
+        raise DataError(
+            message, f"did you mean {near[0]!r}?" if near else "rename it in the file or in the YAML"
+        )
 
 
 def may_be_missing(spec: FeatureSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Where serialized tf.Examples come from: TFRecord files, or CSV converted by the feature spec."""
+"""Where serialized tf.Examples come from: TFRecord files, or CSV and Parquet by the feature spec."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from configs.features import FeatureSpecs
 from configs.schema import DataConfig
 from tasks.errors import DataError
+from tasks.examples import parquet_examples
 from tasks.examples.csv_examples import CsvConverter
 
 BATCH = 1024
@@ -26,7 +27,7 @@ class Batch:
     file: Path
     records: Sequence[bytes]
     numbers: Sequence[int]
-    """Record numbers from 1 in a TFRecord file; line numbers in CSV."""
+    """Record numbers from 1 in a TFRecord file; line numbers in CSV; row numbers from 1 in Parquet."""
     unit: str = "record"
 
     def place(self, index: int) -> str:
@@ -92,7 +93,7 @@ def _converted(file: Path, stream: Iterator[str], specs: FeatureSpecs, data: Dat
     try:
         header = next(reader, [])
         _require_delimiter(file, header, data)
-        converter = CsvConverter(file, header, specs, frozenset(data.missing_values))
+        converter = CsvConverter(file, header, specs, frozenset(data.missing_words))
         while rows := list(itertools.islice(_numbered(reader), BATCH)):
             records = [converter.serialize(line, cells) for line, cells in rows]
             yield Batch(file, records, [line for line, _ in rows], unit="line")
@@ -117,3 +118,9 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
             return
         if row:
             yield line, row
+
+
+def parquet_batches(file: Path, specs: FeatureSpecs, data: DataConfig) -> Iterator[Batch]:
+    """Yield the rows of a Parquet file as serialized examples. Raises DataError with file, row and column."""
+    for first, records in parquet_examples.records(file, specs, data.missing_words):
+        yield Batch(file, records, range(first, first + len(records)), unit="row")

@@ -14,7 +14,7 @@ from tasks.artifacts import Examples, Run
 from tasks.data_quality import statistics
 from tasks.errors import DataError
 from tasks.examples.example_checks import ExampleChecker
-from tasks.examples.example_sources import Batch, csv_batches, tfrecord_batches
+from tasks.examples.example_sources import Batch, csv_batches, parquet_batches, tfrecord_batches
 from tasks.examples.example_splits import SplitWriter
 from tasks.examples.statistics_collector import StatisticsCollector
 from tasks.examples.tf_examples import examples_spec
@@ -106,8 +106,11 @@ def _split(
 
 
 def _batches(data: DataConfig, files: list[Path]) -> Iterator[Batch]:
+    specs = stored_in_examples(examples_spec(data))
     for file in files:
         if data.format == "csv":
-            yield from csv_batches(file, stored_in_examples(examples_spec(data)), data)
+            yield from csv_batches(file, specs, data)
+        elif data.format == "parquet":
+            yield from parquet_batches(file, specs, data)
         else:
             yield from tfrecord_batches(file, data.compression)

@@ -123,7 +123,8 @@ def _type_of(cells: Sequence[tuple[str, str]]) -> tuple[Dtype, bool, str]:
     if 0 < strangers * 2 < len(cells):
         # Most are numbers: a word for "missing", or a slip.
         place, cell = stranger
-        note = f"numbers, but for {strangers:,}: {cell!r} in {Path(place).name}"
+        odd = f"numbers, but for {strangers:,}: {cell!r} in {Path(place).name}"
+        note = f"{odd}: empty the cell if it is missing, or correct it"
     return "string", lists and _are_words(cells), note
 
 

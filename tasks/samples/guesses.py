@@ -162,7 +162,7 @@ def _label(sample: Sample, name: str | None) -> tuple[FeatureProfile, str]:
     for feature in sample.features:
         if feature.name.lower() in LABEL_NAMES:
             return feature, "guessed by its name"
-    if sample.format == "csv":
+    if sample.format != "tfrecord":  # whose examples have no order of features
         for feature in reversed(sample.features):
             if _may_be_label(feature):
                 last = feature is sample.features[-1]
@@ -279,7 +279,7 @@ def _left_out(feature: FeatureProfile) -> str | None:  # noqa: PLR0911 (a reason
     if feature.not_finite:
         return f"{feature.not_finite:,} values are NaN or infinite: clean them first"
     if feature.note:
-        return f"{feature.note}: empty the cell if it is missing, or correct it"
+        return feature.note
     if len(values) == 1:
         return f"{values[0]!r} wherever it is: nothing to learn from"
     if not feature.is_fixed and feature.dtype == "float32":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 Dtype = Literal["float32", "int64", "string"]
-Format = Literal["tfrecord", "csv"]
+Format = Literal["tfrecord", "csv", "parquet"]
 Value = int | float | str
 
 MOST_EXAMPLES = 100_000
