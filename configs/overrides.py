@@ -20,6 +20,10 @@ OFFERED = (
     "evaluation.batch_size", "export.keep_versions", "deployment.target", "deployment.load_timeout_seconds",
 )  # fmt: skip
 """None of them may be null in the YAML: null says that a field is not given."""
+OptionalText = str | SkipJsonSchema[None]
+"""A parameter of a flow that need not be given: a box in the form, and not a choice between text and None."""
+
+_LIMITS = {"exclusiveMinimum": "more than", "minimum": "at least", "maximum": "at most"}
 _FORCED = {"evaluation.gate": "reported"}
 
 
@@ -38,13 +42,15 @@ def _optional(position: int, path: str) -> tuple[Any, Any]:
     field = _field(path)
     typed: Any = (field.annotation, *field.metadata)
     limited: Any = Annotated[typed] if field.metadata else field.annotation
-    said = f"In place of the YAML's {path}. {field.description or ''}"
 
     def shown_as(schema: dict[str, Any]) -> None:
         schema["position"] = position
         del schema["default"]
+        limits = [f"{words} {schema[key]}" for key, words in _LIMITS.items() if key in schema]
+        facts = "; ".join([*limits, f"default {field.default}"])
+        schema["description"] = f"In place of the YAML's {path} ({facts}). {field.description or ''}"
 
-    shown = Field(None, alias=path, title=path, description=said, json_schema_extra=shown_as)
+    shown = Field(None, alias=path, title=path, json_schema_extra=shown_as)
     return limited | SkipJsonSchema[None], shown  # type: ignore[misc]
 
 

@@ -15,6 +15,7 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from configs.errors import ConfigError
 from configs.home import home, servers_folder
@@ -45,10 +46,13 @@ def show(console: Console) -> int:
         return 0
     schedule = scheduled()
     table = Table(show_edge=False, pad_edge=False, header_style="dim")
-    for column in ("pipeline", "serving", "since", "last verdict", "next run"):
-        table.add_column(column, overflow="fold")
-    for name in names:
-        table.add_row(name, *_serving(name), _verdict(name), _next_run(name, schedule))
+    rows = [(name, *_serving(name), _verdict(name), _next_run(name, schedule)) for name in names]
+    headers = ("pipeline", "serving", "since", "last verdict", "next run")
+    for header, *cells in zip(headers, *rows, strict=True):
+        words = " ".join(Text.from_markup(cell).plain for cell in cells).split()
+        table.add_column(header, overflow="fold", min_width=max(map(len, words), default=0))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     if not schedule.known:
         console.print(
@@ -112,7 +116,7 @@ def _verdict(name: str) -> str:
         return "none: no run has ended"
     color = {**dict.fromkeys(("deployed", "trained", "checked", "skipped"), "green"), "rejected": "yellow"}
     outcome = str(verdict["outcome"])
-    return f"[{color.get(outcome, 'red')}]{outcome.replace('_', ' ')}[/] ({verdict['run_id'] or 'no run'})"
+    return f"[{color.get(outcome, 'red')}]{outcome.replace('_', ' ')}[/] {verdict['run_id'] or '(no run)'}"
 
 
 def _next_run(name: str, schedule: Schedule) -> str:

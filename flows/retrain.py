@@ -13,7 +13,7 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.overrides import NOTHING, Overrides, given
+from configs.overrides import NOTHING, OptionalText, Overrides, given
 from flows.policy import evaluate, export, ingest, run_name, train, validate
 from tasks.data_checking import check_data
 from tasks.runs.recorded_runs import recorded_run
@@ -23,8 +23,8 @@ from tasks.runs.recorded_runs import recorded_run
 def retrain(
     pipeline: str,
     overrides: Overrides = NOTHING,
-    run_id: str | None = None,
-    resume: str | None = None,
+    run_id: OptionalText = None,
+    resume: OptionalText = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> State[Any]:

@@ -66,7 +66,7 @@ def _target(run: Run, to: int | None) -> int:
     if to in earlier:
         return int(to)
     if not earlier and to is None:
-        message = f"{run.pipeline}: there is no earlier version to roll back to"
+        message = f"There is no earlier version of {run.pipeline} to roll back to"
         raise ConfigError(message, _named(run.model_base_path, earlier))
     wanted = "no version" if to is None else f"no version {to}"
     serving = f" before {live}, which serves" if live is not None else ""
@@ -82,4 +82,6 @@ def _named(base: Path, earlier: list[int]) -> str:
     """Say which versions can be gone back to, and which were withdrawn and cannot."""
     kept = ", ".join(map(str, model_versions.withdrawn(base)))
     hidden = f"; withdrawn, and kept for inspection: {kept}" if kept else ""
-    return f"versions to roll back to: {', '.join(map(str, earlier)) or 'none'}{hidden}"
+    if not earlier:
+        return f"`slipway run` makes another version{hidden}"
+    return f"versions to roll back to: {', '.join(map(str, earlier))}{hidden}"

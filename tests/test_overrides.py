@@ -19,6 +19,18 @@ def test_the_form_has_the_schemas_limits() -> None:
     assert sorted(fields["deployment.target"]["enum"]) == ["auto", "docker", "external", "process"]
     assert [field["position"] for field in fields.values()] == list(range(len(OFFERED)))
     assert all(field["title"] == path for path, field in fields.items())
+    assert "training.max_steps (more than 0; default 1000). " in steps["description"]
+
+
+def test_no_parameter_of_a_flow_may_be_none_in_the_form() -> None:
+    """Prefect's form offers a type for each part of `anyOf`."""
+    from flows.retrain import retrain
+    from flows.retrain_and_deploy import retrain_and_deploy
+
+    for flow in (retrain, retrain_and_deploy):
+        properties = flow.parameters.model_dump()["properties"]
+        assert properties["resume"]["type"] == "string"
+        assert [name for name, schema in properties.items() if "anyOf" in schema] == []
 
 
 def test_its_fields_are_boxes_that_may_stay_empty() -> None:

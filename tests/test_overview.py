@@ -72,8 +72,8 @@ def prefect() -> Iterator[str]:
         server.shutdown()
 
 
-def _shown() -> str:
-    console = Console(record=True, width=200)
+def _shown(width: int = 200) -> str:
+    console = Console(record=True, width=width)
     assert overview.show(console) == 0
     return console.export_text()
 
@@ -85,10 +85,18 @@ def test_every_pipeline_has_a_line(home: Path, prefect: str, monkeypatch: pytest
     _left(home, "other", "rolled_back")
     digits, other = (line for line in _shown().splitlines() if line.startswith(("digits", "other")))
     assert "nothing" in digits
-    assert "deployed (20261122-030000-000000)" in digits
+    assert "deployed 20261122-030000-000000" in digits
     assert f"{DUE.astimezone():%Y-%m-%d %H:%M}" in digits
     assert "rolled back" in other
     assert other.rstrip().endswith("none")
+
+
+def test_no_word_is_broken_at_80_columns(home: Path, prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's id and a time can be copied."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    _left(home, "digits", "rolled_back")
+    words = {word for line in _shown(80).splitlines() for word in line.replace("│", " ").split()}
+    assert {"digits", "20261122-030000-000000", "rolled", "back", f"{DUE.astimezone():%Y-%m-%d}"} <= words
 
 
 @pytest.mark.parametrize("answer", ["refused", "no JSON"])

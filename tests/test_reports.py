@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ from tasks.artifacts import (
     SmokeTest,
     Verdict,
 )
+from tasks.evaluations import training_curves
 from tasks.evaluations.answered import Answered
 from tasks.reports import charts, evaluation_page, pictures, prefect_artifacts, smoke_test_page
 from tasks.runs.verdicts import as_markdown
@@ -57,6 +59,20 @@ class TestPictures:
         assert [picture.file.stem for picture in drawn] == ["loss", "metric-accuracy"]
         assert "training" in _text(drawn[0].file)
         assert "held-out" in _text(drawn[0].file)
+
+    @pytest.mark.parametrize(
+        ("points", "step", "loss", "ends"),
+        [
+            ([(1, 2.0), (901, 1.0)], 1000, 0.5, [(1, 2.0), (901, 1.0), (1000, 0.5)]),
+            ([(1, 2.0), (1000, 0.6)], 1000, 0.5, [(1, 2.0), (1000, 0.6)]),
+            ([(1, 2.0), (901, 1.0)], 1000, None, [(1, 2.0), (901, 1.0)]),
+        ],
+    )
+    def test_the_curve_of_the_loss_ends_at_the_last_step(
+        self, points: list[Any], step: int, loss: float | None, ends: list[Any]
+    ) -> None:
+        """Summaries are of every so many steps; the last step's loss is in the checkpoint's report."""
+        assert training_curves.to_the_end({"loss": points}, step, loss) == {"loss": ends}
 
     def test_the_slowest_request_does_not_squeeze_the_others(self, run: Run) -> None:
         """It is counted, and named, at the end of the axis."""

@@ -117,7 +117,7 @@ def test_there_is_no_earlier_version(home: Path, tmp_path: Path) -> None:
     run = run_of(written(tmp_path, {}), tmp_path)
     (run.model_base_path / "7").mkdir(parents=True)
     (run.model_base_path / "7" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ConfigError, match="small: there is no earlier version to roll back to"):
+    with pytest.raises(ConfigError, match="There is no earlier version of small to roll back to"):
         rolling_back._target(run, None)
 
 

@@ -22,3 +22,11 @@ def read(folder: Path) -> Curves:
         except tf.errors.DataLossError:
             continue  # its writer was killed: what comes before the torn record has been read
     return {tag: sorted(points.items()) for tag, points in found.items()}
+
+
+def to_the_end(curves: Curves, step: int, loss: float | None) -> Curves:
+    """Return the curves of training with the loss of its last step, which no summary may be of."""
+    points = curves.get("loss", [])
+    if loss is None or not points or points[-1][0] >= step:
+        return curves
+    return {**curves, "loss": [*points, (step, loss)]}

@@ -71,6 +71,7 @@ def _baseline(
 def _pictures(apart: Measure, checkpoint: Checkpoint, examples: Examples, run: Run) -> tuple[Picture, ...]:
     answers = answered.answers(apart, checkpoint.prefix, examples.eval.files)
     trained = training_curves.read(run.model_dir)
+    trained = training_curves.to_the_end(trained, checkpoint.global_step, checkpoint.loss)
     return pictures.of_evaluation(run, trained, training_curves.read(run.model_dir / "eval"), answers)
 
 
