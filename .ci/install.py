@@ -142,7 +142,8 @@ def install(group: str) -> None:
     say(f"installing {total} packages of {names}: about half a minute with two cores, less from uv's cache")
     locks = [part for path in LOCKS[group] for part in ("--requirement", path)]
     environment = {**environment, **cache_settings(environment)}
-    subprocess.run([*uv, "--require-hashes", *options, *locks], check=True, env=environment)
+    # Locks are complete, but for what .ci/overrides-dev.txt leaves out.
+    subprocess.run([*uv, "--require-hashes", "--no-deps", *options, *locks], check=True, env=environment)
     editable = [*uv, "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--editable", ROOT]
     subprocess.run(editable, check=True, env=environment)
     shutil.rmtree(VENV / ".uv-cache", ignore_errors=True)

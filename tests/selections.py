@@ -100,6 +100,9 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestRuns::test_it_trains_and_validates[TFRecord, a regression]",
         "TestRuns::test_it_trains_and_validates[a canned Estimator of a factory]",
     )),
+    "test_messy_data": Move((
+        "TestPenguins::test_it_is_deployed_and_tells_species_apart", "TestPenguins::test_it_is_asked",
+    )),
     "test_every_estimator": Keep((
         "test_it_trains_exports_and_validates[DNNLinearCombinedClassifier-",
         "test_it_trains_exports_and_validates[DNNEstimator-MultiHead-",

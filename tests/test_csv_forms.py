@@ -10,10 +10,13 @@ from pipelines import run_of, written
 
 from configs.data import MISSING_VALUES
 from configs.errors import ConfigError
+from configs.loading import load_pipeline
+from flows.cli import main
 from tasks.errors import DataError
 from tasks.examples.tf_examples import read_records
 from tasks.in_tensorflow import ingest
 from tasks.samples import csv_samples
+from tasks.samples.guesses import guess
 from tasks.tensorflow_process import ignore_progress
 
 FEATURES = {"age": {"dtype": "float32", "default": -1.0}, "land": "string", "tags": "string[]"}
@@ -109,8 +112,6 @@ def test_a_resolved_configuration_of_tfrecords_is_valid(tmp_path: Path) -> None:
     """It holds every default: a resumed run reads it."""
     import yaml
 
-    from configs.loading import load_pipeline
-
     config = written(tmp_path, {}).config.model_dump(mode="json", by_alias=True)
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(config))
     assert load_pipeline(tmp_path).config.data.delimiter == ","
@@ -123,3 +124,35 @@ def test_init_takes_the_same_words_for_missing(tmp_path: Path) -> None:
     age = next(feature for feature in csv_samples.profile([file]).features if feature.name == "age")
     assert age.dtype == "float32"
     assert age.first_missing.endswith("some.csv:3")
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"), [(";", "cp1252"), ("\t", "utf-16"), ("|", "utf-8"), (",", "utf-8")]
+)
+def test_init_finds_delimiter_and_encoding(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    """It writes them into the YAML, unless they are the defaults."""
+    file = tmp_path / "some.csv"
+    file.write_bytes(_csv("7.5,Åland,x,1", delimiter=delimiter, encoding=encoding))
+    folder = tmp_path / "mine"
+    assert main(["init", "mine", str(file), "--folder", str(folder)]) == 0
+    data = load_pipeline(folder).config.data
+    assert (data.delimiter, data.encoding, data.format) == (delimiter, encoding, "csv")
+    words = next(each.words for each in csv_samples.profile([file]).features if each.name == "land")
+    assert words is not None and "Åland" in dict(words)
+
+
+def test_init_leaves_out_free_text_and_ids_by_any_name(tmp_path: Path) -> None:
+    """Sentences, even if few; names that hardly any example shares."""
+    texts = [
+        "the first time that it failed",
+        "nobody at home again this time",
+        "left at the neighbour's door",
+    ]
+    rows = [f"N{number * 2 // 3},{texts[number % 3]},{number % 7}.5,{number % 2}" for number in range(60)]
+    file = tmp_path / "some.csv"
+    file.write_text("\n".join(["Individual ID,Comments,x,y", *rows]))
+    made = {feature.name: feature for feature in guess(csv_samples.profile([file])).features}
+    assert made["Comments"].why.startswith("free text, up to 6 words")
+    assert made["Comments"].column is None
+    assert made["Individual ID"].why == "40 values in 60 examples: too few share one"
+    assert made["x"].column is not None

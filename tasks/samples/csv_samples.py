@@ -1,11 +1,13 @@
 """Profiles of CSV files, without TensorFlow: what type each column's cells have, and what they hold.
 
-Read as `tasks/examples/csv_examples.py` will read them at ingest: commas, a header line, an empty cell
-or one of pandas' words for it is a missing value, several values in a cell are separated by `;`.
+Read as `tasks/examples/csv_examples.py` will read them at ingest: a header line, an empty cell or one of
+pandas' words for it is a missing value, several values in a cell are separated by `;`.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import math
 import re
@@ -31,9 +33,11 @@ def profile(files: Sequence[Path]) -> Sample:
     """Return what the files hold. Raises DataError with file and line where one cannot be read."""
     header: list[str] = []
     rows: list[Row] = []
+    encoding = _encoding(files[0])
+    delimiter = _delimiter(files[0], encoding)
     for file in files:
-        with _opened(file) as stream:
-            found = _rows(file, stream, header)
+        with _opened(file, encoding) as stream:
+            found = _rows(file, stream, header, delimiter)
             rows.extend(islice(found, MOST_EXAMPLES + 1 - len(rows)))
     whole = len(rows) <= MOST_EXAMPLES
     rows = rows[:MOST_EXAMPLES]
@@ -44,19 +48,42 @@ def profile(files: Sequence[Path]) -> Sample:
         if (column := _column(name, cells_of)) is not None:
             features.append(column[0])
             columns[name] = column[1].column(len(rows))
-    return Sample(tuple(files), "csv", "none", len(rows), whole, tuple(features), columns)
+    return Sample(
+        tuple(files), "csv", "none", len(rows), whole, tuple(features), columns, delimiter, encoding
+    )
 
 
-def _opened(file: Path) -> TextIO:
+def _encoding(file: Path) -> str:
+    """Return the encoding that a file's first MB has, by Python's name: UTF-8 if it can be."""
+    with file.open("rb") as stream:
+        start = stream.read(1 << 20)
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return "cp1252"  # what spreadsheets on Windows write
+    return "utf-8"
+
+
+def _delimiter(file: Path, encoding: str) -> str:
+    """Return what separates the names in the header: a comma, unless there is none."""
+    with _opened(file, encoding) as stream, contextlib.suppress(UnicodeError):
+        line = stream.readline()
+        return next((mark for mark in (",", SEPARATOR, "\t", "|") if mark in line), ",")
+    return ","
+
+
+def _opened(file: Path, encoding: str) -> TextIO:
     with file.open("rb") as stream:
         if stream.read(2) == b"\x1f\x8b":
             raise DataError(f"{file}: gzipped: a CSV file is read as it is", "unpack it with gunzip")
-    return file.open(encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="")
 
 
-def _rows(file: Path, stream: TextIO, header: list[str]) -> Iterator[Row]:
+def _rows(file: Path, stream: TextIO, header: list[str], delimiter: str) -> Iterator[Row]:
     """Yield the rows; `header` is filled by the first file, and that of every other must be the same."""
-    reader = csv.reader(stream, strict=True)
+    reader = csv.reader(stream, strict=True, delimiter=delimiter)
     try:
         names = [name.strip() for name in next(reader, [])]
         _require_header(file, names, header)
@@ -72,7 +99,8 @@ def _rows(file: Path, stream: TextIO, header: list[str]) -> Iterator[Row]:
     except csv.Error as error:
         raise DataError(f"{file}:{reader.line_num}: not valid CSV: {error}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8: {error}", "save it as UTF-8") from None
+        message = f"{file}: not {stream.encoding.upper().removesuffix('-SIG')}: {error}"
+        raise DataError(message, "save it as UTF-8") from None
 
 
 def _checked(place: str, cells: list[str], header: list[str]) -> Row:
@@ -85,8 +113,6 @@ def _checked(place: str, cells: list[str], header: list[str]) -> Row:
 def _require_header(file: Path, names: list[str], before: list[str]) -> None:
     if not any(names):
         raise DataError(f"{file}: empty: expected a header line with the names of the columns")
-    if len(names) == 1 and (other := next((mark for mark in (SEPARATOR, "\t", "|") if mark in names[0]), "")):
-        raise DataError(f"{file}:1: cells are separated by {other!r}", "separate them by commas")
     for number, name in enumerate(names, start=1):
         if not name:
             raise DataError(f"{file}:1: column {number} has no name", "give it one")

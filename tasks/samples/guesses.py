@@ -23,8 +23,10 @@ _FEW, _SOME = 50, 1_000
 """Examples below which a sample is too small to train on, or to hold out only a little of it."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?\Z")
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*\Z")  # tf.name_scope's: feature columns are named so
-_ID_NAME = re.compile(r"(.*_)?(id|uuid|guid)\Z", re.IGNORECASE)
-_TIME_NAME = re.compile(r"(.*_)?(at|date|time|timestamp|ts)\Z", re.IGNORECASE)
+_ID_NAME = re.compile(r"(.*[_\W])?(id|uuid|guid)\Z", re.IGNORECASE)
+_TIME_NAME = re.compile(r"(.*[_\W])?(at|date|time|timestamp|ts)\Z", re.IGNORECASE)
+_WORDS_OF_A_CATEGORY = 4
+"""A column whose distinct values have more words on average is free text."""
 _LEAST_TIMESTAMP = 100_000_000
 """Seconds since 1970: March 1973."""
 _STEPS = 1_000
@@ -288,16 +290,28 @@ def _left_out(feature: FeatureProfile) -> str | None:  # noqa: PLR0911 (a reason
         )
     if scalar and feature.dtype == "string" and values and all(_DATE.match(str(value)) for value in values):
         return f"dates ({values[0]} … {values[-1]}): make numbers of them, such as days since"
-    return _identifier(feature) if scalar else None
+    return (_free_text(feature) or _identifier(feature)) if scalar else None
+
+
+def _free_text(feature: FeatureProfile) -> str | None:
+    """Say so if the values are sentences."""
+    words = [len(str(value).split()) for value in feature.values if feature.dtype == "string"]
+    if not words or sum(words) <= _WORDS_OF_A_CATEGORY * len(words):
+        return None
+    return f"free text, up to {max(words)} words: model.preprocess could make features of it"
 
 
 def _identifier(feature: FeatureProfile) -> str | None:
-    """Say so where every example has a value of its own, and these are names, not amounts."""
-    if feature.distinct != feature.present or feature.present < _FEW:
+    """Say so if the values are names that hardly any example shares, not amounts."""
+    if feature.distinct is None or feature.present < _FEW:
         return None
     if feature.dtype != "string" and _ID_NAME.match(feature.name) is None:
         return None
-    return "a value of its own in every example: an identifier, or free text"
+    if feature.distinct == feature.present:
+        return "a value of its own in every example: an identifier, or free text"
+    if feature.dtype == "string" and 2 * feature.distinct > feature.present:
+        return f"{feature.distinct:,} values in {feature.present:,} examples: too few share one"
+    return None
 
 
 def _number_column(feature: FeatureProfile, seen: str) -> tuple[dict[str, Any], tuple[str, ...], str]:

@@ -52,6 +52,8 @@ def _data(guess: Guess, files: Sequence[str]) -> list[str]:
         f"  files: {_flow(list(files))}",
         f"  format: {sample.format}",
         *(["  compression: gzip"] if sample.compression == "gzip" else []),
+        *([f"  delimiter: {json.dumps(sample.delimiter)}"] if sample.delimiter != "," else []),
+        *([f"  encoding: {sample.encoding}"] if sample.encoding != "utf-8" else []),
         "  features:",
         *_specs(guess.features),
         "  label:",

@@ -83,6 +83,9 @@ class Sample:
     features: tuple[FeatureProfile, ...]
     columns: dict[str, tuple[Value | None, ...]] = field(default_factory=dict)
     """The values of the first MOST_PAIRED examples, by feature; None for an example with none, or several."""
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    """Of CSV files."""
 
 
 class Tally:
