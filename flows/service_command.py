@@ -84,7 +84,13 @@ def units(pipelines: Sequence[Pipeline], port: int, pool: str) -> dict[str, str]
     worker = shlex.join(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     )
-    start_worker = f'PREFECT_API_AUTH_STRING="$(cat {password})" exec {worker}'
+    # A worker that starts before the server has no password yet, on the first start, and sends no events.
+    asks = f"import urllib.request; urllib.request.urlopen('{api}/health')"
+    answers = shlex.join([sys.executable, "-c", asks])
+    start_worker = (
+        f"until {answers} 2>/dev/null; do sleep 2; done; "
+        f'PREFECT_API_AUTH_STRING="$(cat {password})" exec {worker}'
+    )
     always = ["Restart=always", "RestartSec=5"]
     found = {
         "slipway-prefect.service": _unit(

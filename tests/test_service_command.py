@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import configparser
+import http.server
 import shlex
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from free_ports import free_port
 from slipway_command import DIGITS
 
 from configs import ui_address
@@ -88,15 +94,36 @@ def test_a_unit_has_what_a_login_has(units: Path, monkeypatch: pytest.MonkeyPatc
     assert _section(units / "slipway-worker.service", "Service")["KillMode"] == "process"
 
 
-def test_the_worker_reads_the_password_when_it_starts(units: Path) -> None:
-    """The shell's part of its line, with `echo` in place of the worker."""
-    password = ui_address.auth_string()
-    assert main(["service", "install", "--user"]) == 0
+def test_the_worker_waits_for_the_server_and_then_reads_the_password(units: Path) -> None:
+    """The shell's part of its line, with `printf` for the worker: the first start makes the password."""
+    port = free_port()
+    assert main(["service", "install", "--user", "--port", str(port)]) == 0
     line = _section(units / "slipway-worker.service", "Service")["ExecStart"]
     shell, option, script = shlex.split(line.replace("$$", "$").replace("%%", "%"))
     shown = script.partition("exec ")[0].strip() + '; printf %s "$PREFECT_API_AUTH_STRING"'
-    found = subprocess.run([shell, option, shown], capture_output=True, text=True, check=True, timeout=30)
-    assert found.stdout == password
+    process = subprocess.Popen([shell, option, shown], stdout=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    password = ui_address.auth_string()
+    with _health(port):
+        found, _ = process.communicate(timeout=30)
+    assert found == password
+
+
+@contextmanager
+def _health(port: int) -> Iterator[None]:
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Health) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
 
 
 def test_an_external_server_is_kept_by_systemd(units: Path, tmp_path: Path) -> None:
