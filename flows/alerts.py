@@ -1,6 +1,7 @@
 """Alerts as code: Prefect automations that notify when a night goes wrong, or when none went well.
 
-Applied again, the same automations and blocks are updated: there is one of each name.
+Applied again, the same automations and blocks are updated: there is one of each name. An automation that is
+as it should be is left alone, since an update begins its time anew.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from tasks.reports import run_events
 
 BLOCK = "slipway-alerts"
 FLOWS = ("retrain-and-deploy", "retrain", "roll-back")
-_TOLD = ("slipway.version.rejected", "slipway.version.rolled_back")
-_ENDED_BADLY = ("Failed", "Crashed", "TimedOut")
+_NOT_DEPLOYED = ("slipway.version.rejected", "slipway.version.rolled_back")
+_ENDED_BADLY = ("Failed", "Crashed", "TimedOut", "Cancelled")
+_NO_SILENCE = {"slipway.version.deployed", "slipway.run.skipped"}
 
 _OBJECT = '{{"class": {name}, "message": {message}, "hint": ""}}'
 
@@ -40,10 +42,18 @@ _OF_VERDICT = {
     "folder": "{{ event.payload.folder|tojson }}",
     "url": "{{ flow_run|ui_url|tojson }}",
 }
+# A run that has begun has the pipeline's name in its own. One that ended before has it in its deployment's
+# name; else the name of its folder is the best that is known.
+_PIPELINE = (
+    "{% set words = flow_run.name.split(' ') %}"
+    "{% set path = (flow_run.parameters.pipeline|string).split('/')|select|list|last %}"
+    "{% if words|length > 1 %}{{ words[2 if words[0] == 'roll' else 0]|tojson }}"
+    "{% elif deployment and deployment.name.startswith('nightly-') %}{{ deployment.name[8:]|tojson }}"
+    "{% else %}{{ path|tojson }}{% endif %}"
+)
 _OF_FLOW_RUN = {
     "alert": "{{ flow_run.state.name|lower|tojson }}",
-    # The folder's name: the run may have ended before its configuration was read, and with it the name.
-    "pipeline": "{{ (flow_run.parameters.pipeline|string).split('/')|select|list|last|tojson }}",
+    "pipeline": _PIPELINE,
     "headline": "{{ flow_run.name|tojson }}",
     "error": _OBJECT.format(
         name="{{ flow_run.state.name|tojson }}", message="{{ flow_run.state.message|tojson }}"
@@ -63,7 +73,7 @@ def apply(pipelines: Sequence[str], webhook: str, apprise: str, no_deploy_hours:
             "no address to notify", "--webhook URL (SLIPWAY_ALERT_WEBHOOK), --apprise URL, or both"
         )
     blocks = _saved(webhook, apprise)
-    wanted = [_wrong(blocks), _ended_badly(blocks)]
+    wanted = [_wrong(blocks), _ended_badly(blocks), _by_hand(blocks)]
     wanted += [_silent(pipeline, no_deploy_hours, blocks) for pipeline in pipelines]
     with get_client(sync_client=True) as client:
         for automation in wanted:
@@ -87,7 +97,7 @@ def _wrong(blocks: dict[type[Block], Any]) -> AutomationCore:
         name="slipway: a model was not deployed",
         description="A gate rejected the model, or it was rolled back. What served before still serves.",
         trigger=EventTrigger(
-            expect=set(_TOLD), match={"prefect.resource.id": "slipway.pipeline.*"},
+            expect=set(_NOT_DEPLOYED), match={"prefect.resource.id": "slipway.pipeline.*"},
             posture=Posture.Reactive, threshold=1,
         ),
         actions=_actions(
@@ -100,7 +110,7 @@ def _wrong(blocks: dict[type[Block], Any]) -> AutomationCore:
 def _ended_badly(blocks: dict[type[Block], Any]) -> AutomationCore:
     return AutomationCore(
         name="slipway: a run failed",
-        description="A run ended in an error, was killed, or could not even be started.",
+        description="A run ended in an error, was killed or cancelled, or could not even be started.",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{state}" for state in _ENDED_BADLY},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)},
@@ -113,6 +123,20 @@ def _ended_badly(blocks: dict[type[Block], Any]) -> AutomationCore:
     )  # fmt: skip
 
 
+def _by_hand(blocks: dict[type[Block], Any]) -> AutomationCore:
+    return AutomationCore(
+        name="slipway: a version was rolled back by hand",
+        description="A person had an earlier version serve again, by the flow roll-back.",
+        trigger=EventTrigger(
+            expect={"slipway.version.restored"}, match={"prefect.resource.id": "slipway.pipeline.*"},
+            posture=Posture.Reactive, threshold=1,
+        ),
+        actions=_actions(
+            blocks, _OF_VERDICT, "{{ event.payload.headline }}", "{{ flow_run|ui_url }}",
+        ),
+    )  # fmt: skip
+
+
 def _silent(pipeline: str, hours: float, blocks: dict[type[Block], Any]) -> AutomationCore:
     headline = f"{pipeline}: nothing was deployed for {hours:g} h"
     payload = {"alert": '"silent"', "pipeline": json.dumps(pipeline), "headline": json.dumps(headline)}
@@ -120,7 +144,8 @@ def _silent(pipeline: str, hours: float, blocks: dict[type[Block], Any]) -> Auto
         name=f"slipway: {pipeline} was not deployed for too long",
         description=f"No version of {pipeline} was deployed for {hours:g} hours, and no night was skipped.",
         trigger=EventTrigger(
-            expect={"slipway.version.deployed", "slipway.run.skipped"},
+            # Without `after`, Prefect counts from the end of the window that the last deployment was in.
+            after=_NO_SILENCE, expect=_NO_SILENCE,
             match={"prefect.resource.id": run_events.resource(pipeline)["prefect.resource.id"]},
             posture=Posture.Proactive, threshold=1, within=timedelta(hours=hours),
         ),
@@ -140,7 +165,7 @@ def _actions(blocks: dict[type[Block], Any], payload: dict[str, str], subject: s
 
 def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
     found = client.read_automations_by_name(automation.name)
-    if found:
-        client.update_automation(found[0].id, automation)
-    else:
+    if not found:
         client.create_automation(automation)
+    elif AutomationCore.model_validate(found[0].model_dump()) != automation:
+        client.update_automation(found[0].id, automation)

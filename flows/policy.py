@@ -12,6 +12,8 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 
+from configs.errors import ConfigError
+from configs.loading import load_pipeline
 from configs.schema import DeploymentConfig, SmokeTestConfig
 from tasks import canary as canarying
 from tasks import deploy_journal, evaluation, exporting, ingestion, training, validation
@@ -22,9 +24,24 @@ from tasks.unfinished_deploys import settle
 
 
 def run_name() -> str:
-    """Name a flow run as a person looks for it: the pipeline, and when it began."""
-    pipeline = Path(str(flow_run.parameters["pipeline"]))
-    return f"{pipeline.stem} {datetime.now():%Y-%m-%d %H:%M}"  # local time, as the UI shows it
+    """Name a flow run as a person looks for it: the pipeline, and when it began.
+
+    Alerts take the pipeline's name from it (flows/alerts.py).
+    """
+    return f"{_pipeline_name()} {datetime.now():%Y-%m-%d %H:%M}"  # local time, as the UI shows it
+
+
+def rollback_name() -> str:
+    """Name a flow run that rolls back: what it does first."""
+    return f"roll back {run_name()}"
+
+
+def _pipeline_name() -> str:
+    pipeline = str(flow_run.parameters["pipeline"])
+    try:
+        return load_pipeline(pipeline).config.name
+    except ConfigError:  # the run ends in it too
+        return Path(pipeline).stem
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

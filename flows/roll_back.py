@@ -12,23 +12,54 @@ import configs.environment  # noqa: F401  (first: it sets what Prefect reads whe
 # isort: split
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
 
-from configs.loading import load_pipeline
-from flows.policy import run_name
+from configs.errors import SlipwayError
+from configs.loading import Pipeline, load_pipeline
+from flows.policy import rollback_name
+from tasks import rolling_back, tensorflow_process
+from tasks.artifacts import Run, Verdict
+from tasks.deployment import withdraw
 from tasks.reports import prefect_artifacts
-from tasks.rolling_back import roll_back as serve_earlier_version
+from tasks.runs import lost_output, quiet_outcomes
+from tasks.runs.recorded_runs import report, state_of
+from tasks.runs.run_records import RunRecord
+from tasks.stages import stage
+
+choose = stage("choose", run_name="choose the version of {run.pipeline} to serve again")(rolling_back.choose)
 
 
-@flow(name="roll-back", flow_run_name=run_name)
+@flow(name="roll-back", flow_run_name=rollback_name)
 def roll_back(pipeline: str, to: int | None = None) -> State[Any]:
     """Serve an earlier version again, proven by its answers; those after it are withdrawn.
+
+    The state is Restored, or Failed with the reason. The artifact `<pipeline>-verdict` says what serves.
 
     Args:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.
         to: number of the version; by default the one before the live one.
     """
+    quiet_outcomes.install()
     loaded = load_pipeline(pipeline)
+    lost_output.survive()
     prefect_artifacts.tag(loaded.config.name)
-    done = serve_earlier_version(loaded, to)
-    return Completed(name="Restored", message=done.proved())
+    tensorflow_process.prepare()  # it imports TensorFlow while the server loads the version
+    run = rolling_back.begun(loaded)
+    try:
+        verdict = _rolled_back(loaded, run, to)
+    finally:
+        tensorflow_process.close_spare()
+    report(verdict, run)
+    return state_of(verdict, run)
+
+
+def _rolled_back(loaded: Pipeline, run: Run, to: int | None) -> Verdict:
+    record = RunRecord(run.pipeline, run.run_id)
+    config = loaded.config
+    try:
+        with rolling_back.locked(loaded, run):
+            chosen = choose(run, to)
+            with rolling_back.recorded(loaded, run) as record:
+                record.note_restored(withdraw(chosen.journal, config.deployment, config.smoke_test, run))
+    except SlipwayError as error:
+        record.error = error
+    return record.verdict()

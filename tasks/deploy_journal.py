@@ -57,6 +57,11 @@ class Journal:
     at: str = ""
     """When this state was written: ISO 8601, UTC."""
 
+    @property
+    def numbers(self) -> str:
+        """The versions, as people read them."""
+        return ", ".join(map(str, self.versions)) or "none"
+
 
 def file(pipeline: str) -> Path:
     """Return where the journal of the deploy that is under way lies."""

@@ -44,7 +44,10 @@ def deploy(
     return endpoint
 
 
-@stage("withdraw", run_name="withdraw version {journal.versions} of {run.pipeline}")
+@stage(
+    "withdraw",
+    run_name="withdraw version {journal.numbers} of {run.pipeline}",
+)
 def withdraw(
     journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run
 ) -> Withdrawal:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs.loading import Pipeline
@@ -10,9 +13,21 @@ from tasks.artifacts import Run, Withdrawal
 from tasks.deploy_journal import Journal
 from tasks.errors import ConfigError
 from tasks.reports import run_metrics, run_report
-from tasks.runs import run_folders
+from tasks.runs import run_folders, run_records
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The version to serve again, and those to withdraw for it."""
+
+    journal: Journal
+
+    def proved(self) -> str:
+        """Say what this proves."""
+        back = f"version {self.journal.previous} is as it was published"
+        return f"{back}; to be withdrawn: {self.journal.numbers}"
 
 
 def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
@@ -23,33 +38,49 @@ def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
     withdrawn with the rest. Raises ConfigError where there is no such version, EnvironmentFault where
     its files have changed since it was published, AlreadyRunning while a deploy is under way.
     """
-    run = run_folders.describe(pipeline, run_folders.new_run_id(pipeline.config.name))
-    with deploy_journal.held(run.pipeline, run_folders.longest_wait(pipeline.config.deployment)):
-        target = _target(run, to)
-        present = model_versions.versions(run.model_base_path)
-        version_seals.require_unchanged(present[target])
-        journal = Journal(
-            run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
-            versions=tuple(number for number in present if number > target),
-            reason=f"rolled back to version {target} by hand",
-            server=deploy_journal.planned_server(run.pipeline),
-        )  # fmt: skip
-        return _recorded(journal, pipeline, run)
-
-
-def _recorded(journal: Journal, pipeline: Pipeline, run: Run) -> Withdrawal:
-    """Do it, and leave a verdict and a report, however it ends."""
-    record = RunRecord(run.pipeline, run.run_id)
-    try:
-        run_folders.make(run)
-        with record.stage("withdraw") as entry:
+    run = begun(pipeline)
+    with locked(pipeline, run):
+        journal = choose(run, to).journal
+        with recorded(pipeline, run) as record, record.stage("withdraw") as entry:
             done = undoing.undo(journal, pipeline.config.deployment, pipeline.config.smoke_test, run)
             record.note(entry, done)
-            record.version, record.previous_version = done.serving, done.number
+            record.note_restored(done)
             return done
-    except BaseException as error:
-        record.error = error
-        raise
+
+
+def begun(pipeline: Pipeline) -> Run:
+    """Return a new run, which has no folder yet."""
+    return run_folders.describe(pipeline, run_folders.new_run_id(pipeline.config.name))
+
+
+@contextmanager
+def locked(pipeline: Pipeline, run: Run) -> Iterator[None]:
+    """Hold the deploy lock. Raises AlreadyRunning while a deploy is under way."""
+    with deploy_journal.held(run.pipeline, run_folders.longest_wait(pipeline.config.deployment)):
+        yield
+
+
+def choose(run: Run, to: int | None) -> Choice:
+    """Choose the version to serve again. Raises ConfigError, and EnvironmentFault if its files changed."""
+    target = _target(run, to)
+    present = model_versions.versions(run.model_base_path)
+    version_seals.require_unchanged(present[target])
+    return Choice(Journal(
+        run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
+        versions=tuple(number for number in present if number > target),
+        reason=f"rolled back to version {target} by hand",
+        server=deploy_journal.planned_server(run.pipeline),
+    ))  # fmt: skip
+
+
+@contextmanager
+def recorded(pipeline: Pipeline, run: Run) -> Iterator[RunRecord]:
+    """Leave a verdict, a report and metrics, however the block ends."""
+    record = RunRecord()
+    try:
+        with run_records.recording(run.pipeline, run.run_id) as record:
+            run_folders.make(run)
+            yield record
     finally:
         run_folders.write_verdict(record.verdict(), run_folders.verdict_file(run))
         run_report.write(pipeline, run)

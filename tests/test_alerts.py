@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,13 @@ from receivers import mail_server, webhook
 from slipway_command import DIGITS, REPOSITORY, Finished, Slipway
 from waiting import eventually
 
+from tasks.reports import run_events
+
 FAILS = "from flows.retrain import retrain; retrain('/no/such/pipeline', return_state=True)"
 SILENCE = "0.003"
 """Hours: eleven seconds, of which Prefect wants ten at least."""
+EVALUATED_EVERY_SECONDS = 5
+"""Prefect's `server.events.proactive_granularity`."""
 
 
 @dataclass
@@ -26,9 +33,17 @@ class Night:
     """Alerts that were applied, a night that went wrong, and what came of it."""
 
     api: httpx.Client
+    slipway: Slipway
     applied: list[Finished]
     hooked: list[dict[str, Any]]
     mailed: list[str]
+
+    def emit(self, event: str, pipeline: str) -> None:
+        """Send an event of a pipeline, as a run does."""
+        resource = run_events.resource(pipeline)
+        now = datetime.now(timezone.utc).isoformat()
+        sent = {"occurred": now, "event": event, "resource": resource, "id": str(uuid.uuid4())}
+        self.api.post("/events", json=[sent]).raise_for_status()
 
     def hook(self, alert: str, of: str) -> dict[str, Any]:
         """What the webhook was sent: wait for it."""
@@ -61,7 +76,7 @@ def night(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     env={**slipway.environment, "PYTHONPATH": str(REPOSITORY)},
                 )  # fmt: skip
             _crash(api, "/srv/nightly")
-            yield Night(api, applied, hooked, mailed)
+            yield Night(api, slipway, applied, hooked, mailed)
             for each in _ours(api):
                 api.delete(f"/automations/{each['id']}")
 
@@ -86,6 +101,7 @@ def test_applied_again_there_is_one_of_each(night: Night) -> None:
     assert sorted(each["name"] for each in _ours(night.api)) == [
         "slipway: a model was not deployed",
         "slipway: a run failed",
+        "slipway: a version was rolled back by hand",
         "slipway: digits was not deployed for too long",
     ]
 
@@ -134,6 +150,32 @@ def test_the_webhook_is_told_of_a_run_that_failed_or_crashed(
 def test_a_night_without_a_deployment_is_told(night: Night) -> None:
     """No event had to happen for that: digits were never run."""
     assert night.hook("silent", "digits")["headline"] == "digits: nothing was deployed for 0.003 h"
+
+
+def test_a_night_without_a_deployment_is_told_in_time(night: Night) -> None:
+    """The window begins at the last deployment, not where the window of that one ended (here: 20 s later)."""
+    within, reported = 40.0, []
+    with webhook() as (address, hooked):
+        asked = {"SLIPWAY_ALERT_WEBHOOK": address}
+        command = ("alerts", "configs/diabetes", "--no-deploy-hours", f"{within / 3600}")
+        assert night.slipway(*command, **asked).exit_code == 0
+        time.sleep(within / 2)
+        night.emit("slipway.version.deployed", "diabetes")
+        deployed = time.monotonic()
+        before = _updated(night.api)
+        assert night.slipway(*command, **asked).exit_code == 0
+        assert _updated(night.api) == before, "an update begins the window anew"
+        reported = eventually(
+            lambda: [each for each in hooked if each["pipeline"] == "diabetes"], seconds=120
+        )
+    seconds = time.monotonic() - deployed
+    sys.stdout.write(f"silent after {seconds:.1f} s of {within:g}\n")
+    assert [each["alert"] for each in reported] == ["silent"]
+    assert within - 1 <= seconds < within * 1.05 + EVALUATED_EVERY_SECONDS + 3
+
+
+def _updated(api: httpx.Client) -> dict[str, str]:
+    return {each["name"]: each["updated"] for each in _ours(api)}
 
 
 def test_an_e_mail_is_sent(night: Night) -> None:

@@ -145,8 +145,14 @@ class TestStates:
         assert message in run["message"]
 
     def test_a_run_is_named_by_its_pipeline(self, told: dict[str, Any]) -> None:
-        """And by when it began."""
+        """And by when it began; if nothing came of it, also by where and why."""
         assert all(run["run_name"].startswith("small 20") for run in told["runs"].values())
+        why = {flow: run["run_name"].partition(": ")[2] for flow, run in told["runs"].items()}
+        assert why == {
+            **dict.fromkeys(("deployed", "trained", "checked", "skipped"), ""),
+            "rejected": "rejected in fail: accuracy", "rolled_back": "rolled back in fail: SmokeTestFailed",
+            "broken": "failed: ZeroDivisionError", "nested": "rejected: Rejected",
+        }  # fmt: skip
 
     def test_a_run_is_found_by_its_pipelines_tag(self, told: dict[str, Any]) -> None:
         """Whatever came of it, and however it was started."""

@@ -54,6 +54,18 @@ def tag(pipeline: str) -> None:
         _log.warning("the run is not tagged in the Prefect UI: %s", error)
 
 
+def add_to_name(reason: str) -> None:
+    """Append to the flow run's name why nothing came of it, so that the list of runs says it."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    try:
+        with _asked_again(_RETRIES_OF_A_PAGE), get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, name=f"{context.flow_run.name}: {reason}")
+    except Exception as error:
+        _log.warning("the run's name in the Prefect UI does not say how it ended: %s", error)
+
+
 @contextmanager
 def _asked_again(times: int) -> Iterator[None]:
     """Have a server that is busy or gone asked again so often, after 2 s, 4 s, …"""

@@ -3,6 +3,7 @@
     slipway.version.deployed      the new version answers
     slipway.version.rejected      a gate said no; what served before still serves
     slipway.version.rolled_back   published, found wanting, withdrawn
+    slipway.version.restored      an earlier version serves again, by the flow `roll-back`
     slipway.run.failed            ended by an error before anything was published
     slipway.run.cancelled         stopped by a person, a signal, or the end of its machine
     slipway.run.trained           a candidate was left (`slipway retrain`)
@@ -23,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from tasks.artifacts import Verdict
 
 _log = logging.getLogger(__name__)
-_OF_VERSIONS = ("deployed", "rejected", "rolled_back")
+_OF_VERSIONS = ("deployed", "rejected", "rolled_back", "restored")
 
 
 def name(verdict: Verdict) -> str:

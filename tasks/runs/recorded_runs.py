@@ -33,7 +33,7 @@ from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
 from tasks.runs.run_records import RunRecord
-from tasks.runs.verdicts import as_markdown
+from tasks.runs.verdicts import as_markdown, short_reason
 from tasks.servers import served_versions
 
 
@@ -64,11 +64,7 @@ class RecordedRun:
 
     def state(self) -> State[Any]:
         """Return the Prefect state that the verdict amounts to, under a name that says it."""
-        verdict = self.record.verdict()
-        name = verdict.outcome.replace("_", " ").title().replace(" ", "")
-        if verdict.error is None:
-            return Completed(name=name, message=_headline(verdict))
-        return Failed(name=name, message=verdict.error["message"])
+        return state_of(self.record.verdict(), self.run)
 
 
 class _EndsHere(Exception):
@@ -89,14 +85,16 @@ def recorded_run(
     own configuration, and its finished stages are not repeated. So does a flow run that Prefect runs again
     (*Retry* in the UI).
     """
+    quiet_outcomes.install()
     try:
         if resume is None and (resume := _retried(pipeline)) is not None:
             overrides = None  # they are in the run's own configuration
         loaded, run = _begun(pipeline, overrides, run_id, resume)
     except ConfigError as error:
-        told_verdicts.tell(RunRecord(pipeline, error=error).verdict())
+        refused = RunRecord(pipeline, error=error).verdict()
+        told_verdicts.tell(refused)
+        prefect_artifacts.add_to_name(short_reason(refused))
         raise
-    quiet_outcomes.install()
     lost_output.survive()
     tensorflow_process.prepare()
     record = RunRecord()
@@ -162,19 +160,9 @@ def _conclude(this: RecordedRun) -> None:
     _keep(verdict, run_folders.verdict_file(this.run))
     with _verdict_stands():
         run_report.write(this.loaded, this.run)
-    with _verdict_stands():
-        told_verdicts.tell(verdict)
-    with _verdict_stands():
-        name = f"{this.run.pipeline}-verdict"
-        prefect_artifacts.show(name, as_markdown(verdict, str(this.run.folder)), _headline(verdict))
-    if verdict.error is not None:
-        get_run_logger().error(
-            "%s: %s. Verdict: %s", _headline(verdict), verdict.error["message"], _page(this.run)
-        )
+    report(verdict, this.run)
     if verdict.outcome == "checked":
         return  # it says nothing of the night
-    with _verdict_stands():
-        run_events.tell(verdict, _headline(verdict), str(this.run.folder))
     serving = None
     with _verdict_stands():
         serving = served_versions.served(this.run)
@@ -183,6 +171,31 @@ def _conclude(this: RecordedRun) -> None:
     if verdict.outcome != "cancelled":  # a person waits for it to end
         with _verdict_stands():
             _clean_up(this)
+
+
+def report(verdict: Verdict, run: Run) -> None:
+    """Report to Prefect how the run ended: verdict, page, name of the flow run, last log line, event."""
+    with _verdict_stands():
+        told_verdicts.tell(verdict)
+    with _verdict_stands():
+        name = f"{run.pipeline}-verdict"
+        prefect_artifacts.show(name, as_markdown(verdict, str(run.folder)), _headline(verdict))
+    if verdict.error is not None:
+        prefect_artifacts.add_to_name(short_reason(verdict))
+        get_run_logger().error(
+            "%s: %s. Verdict: %s", _headline(verdict), verdict.error["message"], _page(run)
+        )
+    if verdict.outcome != "checked":  # a dry run says nothing of the night
+        with _verdict_stands():
+            run_events.tell(verdict, _headline(verdict), str(run.folder))
+
+
+def state_of(verdict: Verdict, run: Run) -> State[Any]:
+    """Return the Prefect state that the verdict amounts to, under a name that says it."""
+    name = verdict.outcome.replace("_", " ").title().replace(" ", "")
+    if verdict.error is None:
+        return Completed(name=name, message=_headline(verdict))
+    return Failed(name=name, message=f"{verdict.error['message']}. Verdict: {_page(run)}")
 
 
 def _clean_up(this: RecordedRun) -> None:

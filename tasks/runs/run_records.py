@@ -120,6 +120,10 @@ class RunRecord:
         if isinstance(artifact, Withdrawal):
             self.rolled_back = artifact.serving is not None
 
+    def note_restored(self, done: Withdrawal) -> None:
+        """Take from a rollback which version serves again."""
+        self.version, self.previous_version = done.serving, done.number
+
     def _note_evaluation(self, evaluated: Evaluation) -> None:
         self.metrics, self.baseline = dict(evaluated.metrics), evaluated.baseline
         self.slices = evaluated.slices

@@ -33,6 +33,16 @@ def exit_code(verdict: Verdict) -> int:
     return error_named(verdict.error["class"]).exit_code if verdict.error else 0
 
 
+def short_reason(verdict: Verdict) -> str:
+    """Return outcome, stage and cause in a few words: `rejected in evaluate: accuracy`."""
+    ended = [stage.name for stage in verdict.stages if stage.outcome != "passed"]
+    where = f" in {ended[-1]}" if ended else ""
+    failed = [check.name for check in verdict.checks if not check.passed]
+    more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    cause = f"{failed[0]}{more}" if failed else verdict.error["class"] if verdict.error else ""
+    return f"{verdict.outcome.replace('_', ' ')}{where}: {cause}"
+
+
 def as_markdown(verdict: Verdict, folder: str = "") -> str:
     """Render the verdict: outcome, why, where it serves, what changed, stages, checks, files.
 
