@@ -48,7 +48,7 @@ def roll_back(pipeline: str, to: int | None = None) -> State[Any]:
         verdict = _rolled_back(loaded, run, to)
     finally:
         tensorflow_process.close_spare()
-    report(verdict, run)
+    report(verdict, loaded, run)
     return state_of(verdict, run)
 
 

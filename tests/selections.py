@@ -121,6 +121,7 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_machines": Keep(("test_two_machines", "test_a_run_deploys_on_an_odd_machine")),
     # Nights, through a Prefect server with workers.
     "test_nights": Move(("test_missed_nights_are_one_run", "test_a_run_survives_its_worker")),
+    "test_alert_delays": Keep(("test_a_bad_configuration",)),
     "test_trigger": Move((
         "TestDeployed::test_cancelled_it_leaves_a_checkpoint_and_what_serves",
         "TestNotDeployed::test_a_failed_run_exits_with_1",

@@ -76,6 +76,13 @@ def test_somebody_on_call_rolls_back_by_the_deployment(station: Station) -> None
     assert set(run["tags"]) == {"digits", "on-call", "slipway"}
     assert f"version {before}" in _state(station, done, "message")
     assert f"has no version {live} before {before}" in _state(station, refused, "message")
+    assert run["name"].startswith("roll back digits 20")
+    tasks = station.ask("task_runs/filter", flow_runs={"id": {"any_": [done]}})
+    assert {each["name"] for each in tasks} == {
+        "choose the version of digits to serve again", f"withdraw version {live} of digits",
+    }  # fmt: skip
+    made = station.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [done]}})
+    assert "digits-verdict" in {each["key"] for each in made}
 
 
 def test_a_run_survives_its_worker(station: Station) -> None:

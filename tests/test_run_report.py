@@ -17,8 +17,7 @@ from configs.loading import Pipeline, load_pipeline
 from flows.cli import main
 from tasks.artifacts import Baseline, Check, Picture, Run, SliceMetrics, StageReport, Verdict
 from tasks.reports import run_report
-from tasks.runs import run_folders
-from tasks.runs.verdicts import as_markdown
+from tasks.runs import recorded_runs, run_folders
 from tasks.servers.live_service import LiveService
 
 NOTHING = LiveService(None)
@@ -193,10 +192,15 @@ def test_the_command_shows_the_newest(digits: Pipeline, capsys: pytest.CaptureFi
     assert "the newest runs: r1, r2" in capsys.readouterr().err
 
 
-def test_the_prefect_page_links_to_it(digits: Pipeline) -> None:
-    """By an address that a browser of that machine opens."""
-    run = _left(digits, DEPLOYED)
-    assert f"({run_report.file(run).as_uri()})" in as_markdown(DEPLOYED, str(run.folder))
+def test_the_prefect_page_says_what_to_type(digits: Pipeline) -> None:
+    """What serves, the next command, and the one that opens the report: a browser opens no file from it."""
+    run = _left(digits, REJECTED)
+    page = recorded_runs.page_in_prefect(REJECTED, digits, run)
+    lines = page.splitlines()
+    assert "Nothing serves." in lines
+    assert f"slipway run {DIGITS}" in lines
+    assert f"slipway report {DIGITS} {run.run_id}" in lines
+    assert "file:" not in page
 
 
 @pytest.fixture(scope="module")

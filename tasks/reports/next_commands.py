@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -16,6 +17,16 @@ class NextCommand:
 
     command: str
     effect: str
+
+
+def report(run_id: str, pipeline: Path) -> str:
+    """Return the line that opens the run's report."""
+    return _slipway(pipeline, "report", run_id)
+
+
+def _slipway(pipeline: Path, command: str, *options: str) -> str:
+    typed = pipeline.parent if pipeline.name == "pipeline.yaml" else pipeline
+    return shlex.join(["slipway", command, str(typed), *options])
 
 
 def after(
@@ -31,11 +42,7 @@ def after(
         run_id: the run.
         pipeline: file of the configuration that the run was started from.
     """
-
-    def slipway(command: str, *options: str) -> str:
-        typed = pipeline.parent if pipeline.name == "pipeline.yaml" else pipeline
-        return shlex.join(["slipway", command, str(typed), *options])
-
+    slipway = partial(_slipway, pipeline)
     again = NextCommand(slipway("run"), "trains again from the start, once the cause is removed")
     goes_on = NextCommand(slipway("run", "--resume", run_id), "goes on where it ended")
     if error_class and issubclass(error_named(error_class), ConfigError):

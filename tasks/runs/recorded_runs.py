@@ -19,7 +19,8 @@ from configs.schema import PipelineConfig
 from tasks import tensorflow_process
 from tasks.artifacts import DataReview, Run, Verdict
 from tasks.errors import ConfigError, SlipwayError
-from tasks.reports import prefect_artifacts, run_events, run_metrics, run_report
+from tasks.reports import next_commands, prefect_artifacts, run_events, run_metrics, run_report
+from tasks.reports.next_commands import NextCommand
 from tasks.runs import (
     lost_output,
     quiet_outcomes,
@@ -34,7 +35,7 @@ from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
 from tasks.runs.run_records import RunRecord
 from tasks.runs.verdicts import as_markdown, short_reason
-from tasks.servers import served_versions
+from tasks.servers import live_service, served_versions
 
 
 @dataclass
@@ -160,7 +161,7 @@ def _conclude(this: RecordedRun) -> None:
     _keep(verdict, run_folders.verdict_file(this.run))
     with _verdict_stands():
         run_report.write(this.loaded, this.run)
-    report(verdict, this.run)
+    report(verdict, this.loaded, this.run)
     if verdict.outcome == "checked":
         return  # it says nothing of the night
     serving = None
@@ -173,13 +174,13 @@ def _conclude(this: RecordedRun) -> None:
             _clean_up(this)
 
 
-def report(verdict: Verdict, run: Run) -> None:
+def report(verdict: Verdict, loaded: Pipeline, run: Run) -> None:
     """Report to Prefect how the run ended: verdict, page, name of the flow run, last log line, event."""
     with _verdict_stands():
         told_verdicts.tell(verdict)
     with _verdict_stands():
         name = f"{run.pipeline}-verdict"
-        prefect_artifacts.show(name, as_markdown(verdict, str(run.folder)), _headline(verdict))
+        prefect_artifacts.show(name, page_in_prefect(verdict, loaded, run), _headline(verdict))
     if verdict.error is not None:
         prefect_artifacts.add_to_name(short_reason(verdict))
         get_run_logger().error(
@@ -188,6 +189,15 @@ def report(verdict: Verdict, run: Run) -> None:
     if verdict.outcome != "checked":  # a dry run says nothing of the night
         with _verdict_stands():
             run_events.tell(verdict, _headline(verdict), str(run.folder))
+
+
+def page_in_prefect(verdict: Verdict, loaded: Pipeline, run: Run) -> str:
+    """Return the verdict's page in the Prefect UI. A browser opens no file from it: it names the command."""
+    if not run.folder.is_dir():
+        return as_markdown(verdict)
+    head = run_report.summary(loaded, run, live_service.of(run.pipeline))
+    opens = NextCommand(next_commands.report(run.run_id, loaded.file), "opens report.html, its one page")
+    return as_markdown(verdict, str(run.folder), head.serving, (*head.next, opens))
 
 
 def state_of(verdict: Verdict, run: Run) -> State[Any]:

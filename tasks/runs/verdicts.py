@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import platform
+from collections.abc import Iterable, Iterator, Sequence
 
 from tasks.artifacts import Check, Verdict
 from tasks.errors import AlreadyRunning, error_named
 from tasks.reports import markdown
 from tasks.reports.markdown import mark, row, shown
+from tasks.reports.next_commands import NextCommand
 
 _GOOD = ("deployed", "trained", "checked", "skipped")
 _MEANS = {
@@ -43,15 +44,21 @@ def short_reason(verdict: Verdict) -> str:
     return f"{verdict.outcome.replace('_', ' ')}{where}: {cause}"
 
 
-def as_markdown(verdict: Verdict, folder: str = "") -> str:
-    """Render the verdict: outcome, why, where it serves, what changed, stages, checks, files.
+def as_markdown(
+    verdict: Verdict, folder: str = "", serving: str = "", following: Sequence[NextCommand] = ()
+) -> str:
+    """Render the verdict: outcome, why, where it serves, what to type, what changed, stages, checks, files.
 
-    `folder` is the run's, where there is one.
+    Args:
+        verdict: how the run ended.
+        folder: the run's, if it has one.
+        serving: sentence about what serves now.
+        following: commands to type next, the most likely first.
     """
-    return "\n".join(_lines(verdict, folder))
+    return "\n".join(_lines(verdict, folder, serving, following))
 
 
-def _lines(verdict: Verdict, folder: str) -> Iterator[str]:
+def _lines(verdict: Verdict, folder: str, serving: str, following: Sequence[NextCommand]) -> Iterator[str]:
     outcome = verdict.outcome.replace("_", " ")
     yield f"# {mark(verdict.outcome in _GOOD)} {verdict.pipeline}: {outcome}"
     yield from ("", f"{_MEANS.get(verdict.outcome, '')} {_versions(verdict)}".strip())
@@ -59,7 +66,11 @@ def _lines(verdict: Verdict, folder: str) -> Iterator[str]:
         yield from ("", f"**{verdict.error['class']}**: {verdict.error['message']}")
         if verdict.error["hint"]:
             yield from ("", "```", verdict.error["hint"], "```")
-    yield from _endpoint(verdict)
+    yield from _endpoint(verdict) if verdict.endpoint is not None else ("", serving)
+    if following:
+        yield from ("", "## Next", "", f"On {platform.node()}:", "")
+    for each in following:
+        yield from ("```", each.command, "```", "", each.effect, "")
     if verdict.metrics:
         yield from markdown.comparison(verdict.metrics, verdict.baseline)
     failed = [check for check in verdict.checks if not check.passed]
@@ -98,7 +109,6 @@ def _checks(checks: Iterable[Check]) -> Iterator[str]:
 def _files(verdict: Verdict, folder: str) -> Iterator[str]:
     yield from ("", f"Run `{verdict.run_id}`.")
     if folder:
-        page = (Path(folder) / "report.html").as_uri()
-        yield from (f"[All of it on one page]({page}), on the machine that it ran on.", "")
         drawn = "".join(f"\npictures/{picture.file.name}" for picture in verdict.pictures)
-        yield from ("Its folder, with logs and verdict.json:", "", "```", f"{folder}{drawn}", "```")
+        yield "Its folder, with logs, verdict.json and report.html, which has all of it on one page:"
+        yield from ("", "```", f"{folder}{drawn}", "```")
