@@ -47,7 +47,7 @@ def roll_back(pipeline: str, to: int | None = None) -> State[Any]:
     try:
         verdict = _rolled_back(loaded, run, to)
     finally:
-        tensorflow_process.close_spare()
+        tensorflow_process.close()
     report(verdict, loaded, run)
     return state_of(verdict, run)
 
