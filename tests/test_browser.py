@@ -233,6 +233,15 @@ class TestTheRun:
         panel.wait_for(state="hidden")
         page.get_by_role("article").get_by_text("deployed").first.wait_for()
         _saved(page, "verdict")
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        tables = "[...document.querySelectorAll('article table')]"
+        try:
+            assert page.locator("article table").count() == 2
+            assert page.evaluate(f"{tables}.every(table => table.scrollWidth <= table.clientWidth)"), (
+                "the UI cuts a wide table off"
+            )
+        finally:
+            page.set_viewport_size({"width": 1400, "height": 1000})
 
 
 def _any_of(*words: str) -> re.Pattern[str]:

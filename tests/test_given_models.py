@@ -273,7 +273,7 @@ def test_a_keras_model_is_deployed_swapped_and_rolled_back(slipway: Slipway, tmp
     second = slipway.run(pipeline.folder)
     assert second.exit_code == 0, second.output
     assert second.verdict["previous_version"] == first.verdict["version"]
-    assert second.verdict["baseline"]["note"] == "its own answers"
+    assert second.verdict["baseline"]["note"] == "evaluated on the same examples, by its own answers"
     examples = slipway.home / "runs" / "given" / first.verdict["run_id"] / "examples"
     assert {file.suffix for file in examples.iterdir()} == {".gz", ".json"}, "it is kept, and compressed"
     back = slipway("rollback", pipeline.folder)

@@ -18,6 +18,7 @@ from tasks.artifacts import (
     Run,
     SliceMetrics,
     SmokeTest,
+    StageReport,
     Verdict,
 )
 from tasks.evaluations import training_curves
@@ -143,9 +144,18 @@ class TestPages:
         page = as_markdown(verdict, "/runs/small/r1")
         failed, stages, every = map(page.index, ("## Checks that failed", "## Stages", "## All 2 checks"))
         assert failed < stages < every
-        assert page.index("| b |") < stages
-        assert page.count("| a |") == 1
+        assert page.index("**b**") < stages
+        assert page.count("**a**") == 1
         assert "/runs/small/r1" in page
+
+    def test_what_a_stage_proved_is_wrapped(self) -> None:
+        """The UI cuts a cell off that is wider than the window; what did not pass says so."""
+        proved = "word " * 30
+        stages = (StageReport("train", 1.0, "passed", proved), StageReport("export", 1.0, "failed", "no"))
+        page = as_markdown(Verdict("small", "r1", "failed", None, None, None, stages, (), {}, None))
+        lines = [line for line in page.splitlines() if "word" in line]
+        assert len(lines) == 3 and max(map(len, lines)) < 100
+        assert "| ✗ | export | 1.0 | failed: no |" in page
 
 
 def test_keys_are_as_prefect_takes_them() -> None:

@@ -283,9 +283,9 @@ class TestMarkdown:
         assert "The new version answers. Version **8**; before it: 7." in lines
         assert "Run `r1`." in lines
         assert "Serves at gRPC `127.0.0.1:8500`, REST <http://127.0.0.1:8501/v1/models/digits>." in lines
-        assert "| train | 1.3 | passed | checkpoint at step 500 |" in lines
-        assert "| accuracy | accuracy >= 0.9 | 0.95 | 0.9 |  | ✓ |" in lines
-        assert "| loss | loss <= 1 | 2.5 | 1 |  | ✗ |" in lines
+        assert "| ✓ | train | 1.3 | checkpoint at step 500 |" in lines
+        assert "- ✓ **accuracy**: accuracy >= 0.9; observed 0.95, limit 0.9" in lines
+        assert "- ✗ **loss**: loss <= 1; observed 2.5, limit 1" in lines
 
     def test_what_there_is_not_is_left_out(self) -> None:
         """Without version, endpoint, checks and error there is no line for them."""
@@ -309,7 +309,7 @@ class TestMarkdown:
         """Pipes and line ends in a name or a sentence neither add a column nor end a row."""
         stage = StageReport(cells[0], 1.0, cells[1], cells[2])
         lines = as_markdown(_verdict(stages=(stage,), checks=())).splitlines()
-        first = lines.index("|---|---:|---|---|") + 1
+        first = lines.index("|---|---|---:|---|") + 1
         row, after = lines[first : first + 2]
         assert after == ""
         bare = re.sub(r"\\[\\|]", "x", row)  # what is escaped ends no cell

@@ -49,7 +49,7 @@ def measure(
             _require_its_answers(measured, folder, asked)
             metrics = measured.metrics(variables(folder), files)
             of_parts = tuple(slices.measure(measured, variables(folder), parts))
-            told = f"its variables in {name}, whose answers are the served ones"
+            told = f"re-evaluated on the same examples by {name}; its answers match what is served"
             return Baseline(version, metrics, told, of_parts)
         except Exception as error:
             problems.append(f"{name}: {_brief(error)}")

@@ -21,6 +21,7 @@ from tasks.reports import pictures
 from tasks.tensorflow_errors import explained
 
 Progress = Callable[[Mapping[str, Any]], None]
+_BY_ITS_ANSWERS = "evaluated on the same examples, by its own answers"
 
 
 def run(
@@ -149,4 +150,4 @@ def _given_baseline(
         by_slice = _given_slices(folder, recipe, parts, session_config)
     except Exception as error:
         return Baseline(version, {}, f"not measured: {error}")
-    return Baseline(version, given_metrics.measure(found), "its own answers", by_slice)
+    return Baseline(version, given_metrics.measure(found), _BY_ITS_ANSWERS, by_slice)

@@ -54,7 +54,7 @@ def comparison(metrics: dict[str, float], baseline: Baseline | None) -> Iterator
         before = baseline.metrics.get(name)
         difference = "" if before is None else f"{metrics[name] - before:+.4g}"
         yield row(name, shown(metrics[name]), shown(before), difference)
-    yield from ("", f"Version {baseline.version} was measured on the same examples, by {baseline.note}.")
+    yield from ("", f"Version {baseline.version} was {baseline.note}.")
 
 
 def slices(parts: Sequence[SliceMetrics], whole: dict[str, float]) -> Iterator[str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from tasks.artifacts import Check, Verdict
+from tasks.artifacts import Check, StageReport, Verdict
 from tasks.errors import AlreadyRunning, error_named
 from tasks.reports import markdown
 from tasks.reports.markdown import mark, row, shown
 from tasks.reports.next_commands import NextCommand
 
 _GOOD = ("deployed", "trained", "checked", "skipped")
+_CHARACTERS_OF_A_CELL = 60
+"""Of what a stage proved: the page is then no wider than a window of 1,280 pixels."""
+
 _MEANS = {
     "deployed": "The new version answers.",
     "trained": "A candidate was left beside the versions; nothing was published.",
@@ -76,9 +80,9 @@ def _lines(verdict: Verdict, folder: str, serving: str, following: Sequence[Next
     failed = [check for check in verdict.checks if not check.passed]
     if failed:
         yield from ("", "## Checks that failed", "", *_checks(failed))
-    yield from ("", "## Stages", "", "| stage | seconds | outcome | what it proved |", "|---|---:|---|---|")
+    yield from ("", "## Stages", "", "| | stage | seconds | what it proved |", "|---|---|---:|---|")
     for stage in verdict.stages:
-        yield row(stage.name, f"{stage.seconds:.1f}", stage.outcome, stage.proved)
+        yield from _stage(stage)
     if verdict.checks:
         yield from ("", f"## All {len(verdict.checks)} checks", "", *_checks(verdict.checks))
     yield from _files(verdict, folder)
@@ -99,11 +103,26 @@ def _versions(verdict: Verdict) -> str:
     return f"Version **{verdict.version}**{before}."
 
 
+def _stage(stage: StageReport) -> Iterator[str]:
+    """Yield a row, and one for each further line of what it proved: the UI wraps no cell, it cuts it off."""
+    first, *others = textwrap.wrap(stage.proved, _CHARACTERS_OF_A_CELL) or [""]
+    passed = stage.outcome == "passed"
+    yield row(
+        mark(passed), stage.name, f"{stage.seconds:.1f}", first if passed else f"{stage.outcome}: {first}"
+    )
+    for line in others:
+        yield row("", "", "", line)
+
+
 def _checks(checks: Iterable[Check]) -> Iterator[str]:
-    yield from ("| check | rule | observed | limit | served now | |", "|---|---|---:|---:|---:|---|")
+    """Yield a list, which wraps where a table would be cut off."""
     for check in checks:
-        numbers = (shown(check.observed), shown(check.limit), shown(check.baseline))
-        yield row(check.name, check.rule, *numbers, mark(check.passed))
+        text = f"{check.rule}; observed {shown(check.observed)}"
+        if check.limit is not None:
+            text += f", limit {shown(check.limit)}"
+        if check.baseline is not None:
+            text += f", live version {shown(check.baseline)}"
+        yield f"- {mark(check.passed)} **{markdown.escaped(check.name)}**: {markdown.escaped(text)}"
 
 
 def _files(verdict: Verdict, folder: str) -> Iterator[str]:
