@@ -6,6 +6,7 @@ The tests build on each other, in this order: all are of one project, which is t
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import uuid
@@ -19,6 +20,7 @@ import httpx
 import pipeline_images
 import pytest
 from docker.models.containers import Container
+from documented import commands
 from free_ports import free_port
 from model_server_image import unavailable
 from prefect_docker.worker import DockerWorker
@@ -31,6 +33,7 @@ pytest_plugins = ["model_server_fixtures"]
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 FILE = REPOSITORY / "containers" / "compose.yaml"
+PAGE = REPOSITORY / "docs" / "how-to" / "compose.md"
 SERVICES = ("postgres", "prefect", "worker", "model-server")
 PASSWORD = "keeper:a secret of this test's $%@/"
 SECONDS = 900.0
@@ -184,6 +187,16 @@ def compose() -> list[str]:
     return command or unavailable("neither `docker compose` nor docker-compose is installed")
 
 
+def _documented() -> list[list[str]]:
+    """Return the commands that bring it up and deploy; the run is asked for in the tests."""
+    pasted = next(line for line in commands(PAGE) if line.startswith("docker compose up"))
+    lines = [shlex.split(line) for line in pasted.split(" && ")]
+    assert [line[:3] for line in lines] == [
+        ["docker", "compose", "up"], *[["docker", "compose", "exec"]] * 4
+    ]  # fmt: skip
+    return lines[:3]
+
+
 @pytest.fixture(scope="module")
 def project(
     compose: list[str],
@@ -191,17 +204,15 @@ def project(
     image: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Project]:
-    """Everything brought up, and the digits deployed."""
+    """Everything brought up, and the digits deployed, by the documented lines, one right after the other."""
     pipeline = pipeline_images.pipeline(engine)
     images = {"POSTGRES_IMAGE": pipeline_images.postgres(engine), "PREFECT_IMAGE": pipeline,
               "SLIPWAY_PIPELINE_IMAGE": pipeline, "MODEL_SERVER_IMAGE": image}  # fmt: skip
     there = Project(compose, engine, tmp_path_factory.mktemp("compose"), images)
     try:
-        there.up()
+        for line in _documented():
+            there.up() if line[2] == "up" else there.in_worker(*line[4:])
         there.healthy("postgres", "prefect", "worker")
-        there.in_worker(
-            "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "containers/prefect.yaml"
-        )
         yield there
     finally:
         there.down()
