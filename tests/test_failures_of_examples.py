@@ -48,6 +48,14 @@ def test_a_nan_is_named_by_feature_and_line(tmp_path: Path, kind: str) -> None:
     assert "data.gates" in error.hint
 
 
+def test_an_infinity_alone_is_named(tmp_path: Path) -> None:
+    """Not "Infinity in Histogram for: dnn/hiddenlayer_0/activation"."""
+    model = {"estimator": "DNNRegressor", "params": {"hidden_units": [4]}}
+    rows = [f"{'inf' if number % 4 else 0.5},{number / 10}" for number in range(200)]
+    error = _failure(tmp_path / "small", rows, model, "float32")
+    assert error.message.startswith("feature 'x' is NaN or infinite in 150 of 200 examples, first in ")
+
+
 @pytest.mark.parametrize(
     ("value", "classes", "expected"),
     [(7, 3, "is 7, expected 0 to 2"), (2, 2, "is 2, expected 0 to 1"), (-1, 3, "is -1, expected 0 or more")],

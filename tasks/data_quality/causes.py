@@ -9,6 +9,7 @@ from configs.schema import DataConfig
 from tasks.data_quality import statistics
 from tasks.errors import DataError
 
+_NO_NUMBER = re.compile(r"\b(nan|inf|infinity)\b", re.IGNORECASE)
 _MOST_CLASSES = re.compile(r"Labels must be <= n_classes - 1.*\[y [^]]*\] \[(\d+)\]", re.DOTALL)
 
 
@@ -20,7 +21,7 @@ def of_failure(said: str, run_folder: Path, data: DataConfig) -> DataError | Non
     found = statistics.read(statistics.in_examples(run_folder))
     if found is None:
         return None
-    if "nan" in said.lower():
+    if _NO_NUMBER.search(said):
         return _not_finite(found)
     if "Labels must be" in said:
         most = _MOST_CLASSES.search(said)
