@@ -29,10 +29,10 @@ START_SECONDS = 120.0
 @contextmanager
 def running(network: str, base: Path) -> Iterator[Server]:
     """Have a container of ours in that network, started as a deploy starts it, in a home of its own."""
-    from tasks.artifacts import ContainerLimits
+    from tasks.core.artifacts import ContainerLimits
     from tasks.servers import model_servers, server_image
     from tasks.servers.model_servers import Deadline
-    from tasks.servers.server_records import ServerRecord
+    from tasks.state.server_records import ServerRecord
 
     engine = docker.from_env()
     planned = ServerRecord(

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.loading import Pipeline, load_pipeline
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint, Examples, Run, Split
+from configs.loading.pipelines import Pipeline, load_pipeline
+from tasks.core.artifacts import Checkpoint, Examples, Run, Split
+from tasks.processes import tensorflow_process
 
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits"
 TURNS = 12

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from flows.cli import app
+from flows.command.cli import app
 
 _HEAD = """\
 # The command
 
-Generated from `flows/cli.py` by `make docs`; do not edit. `slipway COMMAND --help` prints the same.
+Generated from `flows/command/cli.py` by `make docs`; do not edit. `slipway COMMAND --help` prints the same.
 PIPELINE is a folder that holds `pipeline.yaml`, or a YAML file. Exit codes: 0 done, 1 failed, 2 bad usage
 or configuration, 3 rejected by a gate, with the version before still serving, 4 cancelled, or another run
 of the pipeline is under way ([verdict.json](verdict.md)).

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from configs import features
-from configs.schema import PipelineConfig
+from configs.schema import features
+from configs.schema.pipeline import PipelineConfig
 
 REFERENCE = Path(__file__).parent / "reference"
 

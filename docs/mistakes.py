@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from configs.model_checks import require_buildable
-from configs.references import require_callables
+from configs.loading.errors import ConfigError
+from configs.loading.model_checks import require_buildable
+from configs.loading.pipelines import load_pipeline
+from configs.loading.references import require_callables
 
 REMOVED = object()
 """In place of a value: the key is not there."""

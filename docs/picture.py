@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from flows.display import print_verdict
-from tasks.artifacts import Verdict
+from flows.command.display import print_verdict
+from tasks.core.artifacts import Verdict
 
 if __name__ == "__main__":
     verdict = TypeAdapter(Verdict).validate_python(json.loads(Path(sys.argv[1]).read_text()))

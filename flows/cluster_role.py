@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect import flow
@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tasks.clusters.role import play
-from tasks.errors import SlipwayError
+from tasks.core.errors import SlipwayError
 
 
 @flow(name="cluster-role")

@@ -12,21 +12,22 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from configs.schema import DeploymentConfig, SmokeTestConfig
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
 from tasks import canary as canarying
-from tasks import deploy_journal, evaluation, exporting, ingestion, training, validation
-from tasks.artifacts import Run
+from tasks import evaluation, exporting, ingestion, training, validation
+from tasks.core.artifacts import Run
+from tasks.core.errors import RetryableError
 from tasks.deployment import abandon
-from tasks.errors import RetryableError
-from tasks.unfinished_deploys import settle
+from tasks.deploys.unfinished_deploys import settle
+from tasks.state import deploy_journal
 
 
 def run_name() -> str:
     """Name a flow run as a person looks for it: the pipeline, and when it began.
 
-    Alerts take the pipeline's name from it (flows/alerts.py).
+    Alerts take the pipeline's name from it (flows/command/alerts.py).
     """
     return f"{_pipeline_name()} {datetime.now():%Y-%m-%d %H:%M}"  # local time, as the UI shows it
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.overrides import NOTHING, OptionalText, Overrides, given
+from configs.loading.overrides import NOTHING, OptionalText, Overrides, given
 from flows.policy import evaluate, export, ingest, run_name, train, validate
+from flows.recorded_runs import recorded_run
 from tasks.data_checking import check_data
-from tasks.runs.recorded_runs import recorded_run
 
 
 @flow(name="retrain", flow_run_name=run_name)
@@ -52,6 +52,6 @@ def retrain(
 
 
 if __name__ == "__main__":
-    from flows.cli import run_module
+    from flows.command.cli import run_module
 
     run_module("retrain")

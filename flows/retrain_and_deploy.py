@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.overrides import NOTHING, OptionalText, Overrides, given
+from configs.loading.overrides import NOTHING, OptionalText, Overrides, given
 from flows.policy import (
     canary,
     deploying,
@@ -25,13 +25,13 @@ from flows.policy import (
     undone_on_failure,
     validate,
 )
+from flows.recorded_runs import recorded_run
 from tasks.data_checking import check_data
 from tasks.deployment import deploy
 from tasks.preflight import preflight
 from tasks.publishing import publish
 from tasks.recovery import recover
 from tasks.retention import retire
-from tasks.runs.recorded_runs import recorded_run
 from tasks.smoke_testing import smoke_test
 
 
@@ -82,6 +82,6 @@ def retrain_and_deploy(
 
 
 if __name__ == "__main__":
-    from flows.cli import run_module
+    from flows.command.cli import run_module
 
     run_module("run")

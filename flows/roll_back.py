@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.errors import SlipwayError
-from configs.loading import Pipeline, load_pipeline
+from configs.loading.errors import SlipwayError
+from configs.loading.pipelines import Pipeline, load_pipeline
 from flows.policy import rollback_name
-from tasks import rolling_back, tensorflow_process
-from tasks.artifacts import Run, Verdict
+from flows.recorded_runs import report, state_of
+from tasks.core.artifacts import Run, Verdict
 from tasks.deployment import withdraw
+from tasks.deploys import rolling_back
+from tasks.processes import lost_output, tensorflow_process
 from tasks.reports import prefect_artifacts
-from tasks.runs import lost_output, quiet_outcomes
-from tasks.runs.recorded_runs import report, state_of
+from tasks.runs import quiet_outcomes
 from tasks.runs.run_records import RunRecord
-from tasks.stages import stage
+from tasks.runs.stages import stage
 
 choose = stage("choose", run_name="choose the version of {run.pipeline} to serve again")(rolling_back.choose)
 

@@ -7,21 +7,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import DataConfig, DeploymentConfig, GoldenConfig, SmokeTestConfig
-from tasks import model_versions, tensorflow_process
-from tasks.artifacts import Canary, Candidate, Check, Endpoint, Latencies, Run, ServingTarget
-from tasks.errors import DeployFailed, Rejected
-from tasks.servers import (
-    lone_servers,
-    model_servers,
-    rollouts,
-    served_versions,
-    server_process,
-    server_records,
-)
+from configs.schema.pipeline import DataConfig, DeploymentConfig, GoldenConfig, SmokeTestConfig
+from tasks.core.artifacts import Canary, Candidate, Check, Endpoint, Latencies, Run, ServingTarget
+from tasks.core.errors import DeployFailed, Rejected
+from tasks.deploys import lone_servers, rollouts
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import report, stage
+from tasks.servers import model_servers, served_versions, server_process
 from tasks.servers.model_servers import Deadline
-from tasks.servers.server_records import ServerRecord
-from tasks.stages import report, stage
+from tasks.state import model_versions, server_records
+from tasks.state.server_records import ServerRecord
 
 _NUMBER = 1
 """Version that the candidate is in its own server."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.data_gates import DataGates
-from tasks import thresholds
-from tasks.artifacts import DataReview, Examples, Run
-from tasks.data_quality import checks, statistics
+from configs.schema.data_gates import DataGates
+from tasks.core.artifacts import DataReview, Examples, Run
+from tasks.core.errors import DataError
+from tasks.data_quality import checks, statistics, thresholds
 from tasks.data_quality.checks import Before
-from tasks.errors import DataError
 from tasks.exports import extra_assets, source_digests
+from tasks.runs.stages import stage
 from tasks.servers import served_versions
-from tasks.stages import stage
 
 _CONFIG = "config.yaml"
 _HINT = "nothing was trained; look at tonight's data, or say data.gates.missed: report to be told only"

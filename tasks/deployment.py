@@ -6,14 +6,15 @@ from dataclasses import replace
 
 from prefect import get_run_logger
 
-from configs.schema import DeploymentConfig, SmokeTestConfig
-from tasks import deploy_journal, served_answers, server_lines, undoing, version_seals
-from tasks.artifacts import Endpoint, ModelVersion, Run, ServingTarget, Withdrawal
-from tasks.deploy_journal import Journal
-from tasks.errors import JournalUnreadable
-from tasks.servers import model_servers, rollouts
+from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
+from tasks.core.artifacts import Endpoint, ModelVersion, Run, ServingTarget, Withdrawal
+from tasks.core.errors import JournalUnreadable
+from tasks.deploys import rollouts, served_answers, server_lines, undoing
+from tasks.runs.stages import stage
+from tasks.servers import model_servers
 from tasks.servers.model_servers import Deadline
-from tasks.stages import stage
+from tasks.state import deploy_journal, version_seals
+from tasks.state.deploy_journal import Journal
 
 
 @stage("deploy", run_name="deploy version {version.number} of {run.pipeline} ({target.kind})")
@@ -26,7 +27,7 @@ def deploy(
 ) -> Endpoint:
     """Have the version answered with, by the running server or by a new one.
 
-    A running server whose program, flags or ports changed is replaced (tasks/servers/rollouts.py says how);
+    A running server whose program, flags or ports changed is replaced (tasks/deploys/rollouts.py says how);
     `withdraw` puts the old one back. Raises DeployFailed with the server's last log lines,
     SmokeTestFailed where a new server answers wrongly before it takes over, and EnvironmentFault where the
     version's files are not those that were published.

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from configs.errors import ConfigError
-from configs.home import runs_folder
-from configs.loading import load_pipeline
-from configs.schema import AnswersConfig, Recipe
-from tasks import model_versions, tensorflow_process, thresholds
-from tasks.artifacts import Checkpoint, Evaluation, Examples, Run
-from tasks.errors import Rejected
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.home import runs_folder
+from configs.schema.pipeline import AnswersConfig, Recipe
+from tasks.core.artifacts import Checkpoint, Evaluation, Examples, Run
+from tasks.core.errors import Rejected
+from tasks.data_quality import thresholds
 from tasks.estimators import gpu_slots
+from tasks.processes import tensorflow_process
 from tasks.reports import evaluation_page, prefect_artifacts
+from tasks.runs.stages import report, stage
 from tasks.servers import served_versions
-from tasks.stages import report, stage
+from tasks.state import model_versions
 
 
 @stage("evaluate", run_name="evaluate {run.pipeline} at step {checkpoint.global_step}", resumable=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from configs.schema import AnswersConfig, ExportConfig, Recipe
-from tasks import tensorflow_process
-from tasks.artifacts import Candidate, Checkpoint, Evaluation, Examples, Run
-from tasks.stages import report, stage
+from configs.schema.pipeline import AnswersConfig, ExportConfig, Recipe
+from tasks.core.artifacts import Candidate, Checkpoint, Evaluation, Examples, Run
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import report, stage
 
 
 @stage("export", run_name="export {run.pipeline} at step {checkpoint.global_step}", resumable=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig
-from tasks import secret_values, tensorflow_process
-from tasks.artifacts import Examples, Run
-from tasks.stages import report, stage
+from configs.schema.pipeline import DataConfig
+from tasks.core.artifacts import Examples, Run
+from tasks.processes import tensorflow_process
+from tasks.runs import secret_values
+from tasks.runs.stages import report, stage
 
 
 @stage("ingest", run_name="ingest tonight's examples of {run.pipeline}", resumable=True)

@@ -6,21 +6,15 @@ import re
 import socket
 from pathlib import Path
 
-from configs.schema import DeploymentConfig, ExportConfig, LimitsConfig, Recipe, ServerConfig
-from tasks import model_versions, tensorflow_process
-from tasks.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
-from tasks.errors import EnvironmentFault, ImageUnavailable
+from configs.schema.pipeline import DeploymentConfig, ExportConfig, LimitsConfig, Recipe, ServerConfig
+from tasks.core.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
+from tasks.core.errors import EnvironmentFault, ImageUnavailable
 from tasks.examples.parquet_files import require_pyarrow
-from tasks.servers import (
-    model_servers,
-    model_status,
-    server_container,
-    server_image,
-    server_process,
-    server_records,
-)
-from tasks.servers.server_records import ServerRecord
-from tasks.stages import report, stage
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import report, stage
+from tasks.servers import model_servers, model_status, server_container, server_image, server_process
+from tasks.state import model_versions, server_records
+from tasks.state.server_records import ServerRecord
 
 _ALL = "0.0.0.0"  # noqa: S104 (what a YAML may say, with TLS or on purpose)
 

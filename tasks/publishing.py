@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, ExportConfig
-from tasks import deploy_journal, model_versions
+from configs.schema.pipeline import DataConfig, ExportConfig
 from tasks.answers import kept_answers
-from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget
+from tasks.core.artifacts import Candidate, ModelVersion, Run, ServingTarget
 from tasks.data_quality import statistics
-from tasks.deploy_journal import Journal
 from tasks.exports import extra_assets
 from tasks.runs.run_records import current_record
+from tasks.runs.stages import stage
 from tasks.servers import model_servers, model_status
-from tasks.stages import stage
+from tasks.state import deploy_journal, model_versions
+from tasks.state.deploy_journal import Journal
 
 
 @stage("publish", run_name="publish the next version of {run.pipeline}")

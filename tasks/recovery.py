@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from configs.schema import DeploymentConfig, SmokeTestConfig
-from tasks import deploy_journal, unfinished_deploys
-from tasks.artifacts import Recovery, Run
-from tasks.servers import lone_servers
-from tasks.stages import stage
+from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
+from tasks.core.artifacts import Recovery, Run
+from tasks.deploys import lone_servers, unfinished_deploys
+from tasks.runs.stages import stage
+from tasks.state import deploy_journal
 
 
 @stage("recover", run_name="recover {run.pipeline}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from configs.schema import ExportConfig
-from tasks import model_versions
-from tasks.artifacts import ModelVersion, Retention, Run
-from tasks.stages import stage
+from configs.schema.pipeline import ExportConfig
+from tasks.core.artifacts import ModelVersion, Retention, Run
+from tasks.runs.stages import stage
+from tasks.state import model_versions
 
 
 @stage("retire", run_name="keep the newest {export.keep_versions} versions of {run.pipeline}")

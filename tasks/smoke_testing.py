@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, GoldenConfig, SmokeTestConfig
-from tasks import deploy_journal, served_answers, server_lines
-from tasks.artifacts import Candidate, Endpoint, Run, SmokeTest
+from configs.schema.pipeline import DataConfig, GoldenConfig, SmokeTestConfig
+from tasks.core.artifacts import Candidate, Endpoint, Run, SmokeTest
+from tasks.deploys import rollouts, served_answers, server_lines
 from tasks.reports import prefect_artifacts, smoke_test_page
-from tasks.servers import rollouts
-from tasks.stages import report, stage
+from tasks.runs.stages import report, stage
+from tasks.state import deploy_journal
 
 
 @stage("smoke-test", run_name="smoke-test version {endpoint.version} of {run.pipeline}")

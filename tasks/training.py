@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from configs.schema import Recipe, TrainingConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint, Examples, Run
+from configs.schema.pipeline import Recipe, TrainingConfig
 from tasks.clusters import role_runs
+from tasks.core.artifacts import Checkpoint, Examples, Run
 from tasks.estimators import gpu_slots
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import report, stage
 from tasks.servers import served_versions
-from tasks.stages import report, stage
 
 
 @stage("train", run_name="train {run.pipeline} to step {recipe.training.max_steps}", resumable=True)

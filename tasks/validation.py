@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from configs.schema import DataConfig, ValidationConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Candidate, Run, Validation
-from tasks.stages import report, stage
+from configs.schema.pipeline import DataConfig, ValidationConfig
+from tasks.core.artifacts import Candidate, Run, Validation
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import report, stage
 
 
 @stage("validate", run_name="validate the candidate of {run.pipeline}", resumable=True)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks import state_files
+from tasks.state import state_files
 
 
 def _cut(file: Path, chosen: random.Random) -> None:

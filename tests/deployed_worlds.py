@@ -26,12 +26,13 @@ from pipelines import written
 from slipway_command import REPOSITORY, user_environment
 from waiting import eventually
 
-from configs.loading import Pipeline
+from configs.loading.pipelines import Pipeline
 from tasks.answers import kept_answers, offline_answers
-from tasks.artifacts import Candidate, Signature
-from tasks.model_versions import candidate_folder, versions
-from tasks.servers import model_servers, server_records
-from tasks.servers.server_records import ServerRecord
+from tasks.core.artifacts import Candidate, Signature
+from tasks.servers import model_servers
+from tasks.state import server_records
+from tasks.state.model_versions import candidate_folder, versions
+from tasks.state.server_records import ServerRecord
 
 NAME = "faulty"
 ASKED = 5.0

@@ -19,26 +19,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect.logging import disable_run_logger
 
-from configs.loading import load_pipeline
+from configs.loading.pipelines import load_pipeline
 from flows.policy import deploying, undone_on_failure
-from tasks import deploy_journal, deployment, tensorflow_process
+from tasks import deployment
 from tasks.answers import kept_answers
 from tasks.canary import canary
-from tasks.errors import CheckedError, SlipwayError
-from tasks.model_versions import candidate_folder
+from tasks.core.errors import CheckedError, SlipwayError
 from tasks.preflight import serving_target
+from tasks.processes import tensorflow_process
 from tasks.publishing import publish
 from tasks.recovery import recover
 from tasks.retention import retire
 from tasks.runs import run_folders
 from tasks.servers import model_servers
-from tasks.servers.server_records import ServerRecord
 from tasks.smoke_testing import smoke_test
+from tasks.state import deploy_journal
+from tasks.state.model_versions import candidate_folder
+from tasks.state.server_records import ServerRecord
 
 
 def stop_at(boundary: str) -> None:

@@ -15,7 +15,7 @@ import yaml
 from made_once import made_once
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
-from configs.loading import load_pipeline, parse_override
+from configs.loading.pipelines import load_pipeline, parse_override
 from tasks.runs.run_folders import new_run_id
 
 LEFT_OUT = ("verdict.json", ".flow_run", "logs", "config.yaml", "stages")

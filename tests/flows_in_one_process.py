@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
-from configs.home import runs_folder
+from configs.schema.home import runs_folder
 from flows.retrain import retrain
-from tasks import tensorflow_process
+from tasks.processes import tensorflow_process
 
 
 def run_here(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 
-from tasks import fork_server
+from tasks.processes import fork_server
 
 if __name__ == "__main__":
     fork_server.serve(socket.socket(fileno=int(sys.argv[1])))

@@ -80,7 +80,7 @@ def build(params, config, context=None, **_):
 
 
 def _pipeline(folder: Path, name: str) -> Any:
-    from configs.loading import load_pipeline
+    from configs.loading.pipelines import load_pipeline
 
     own = folder / f"{name}-yaml"
     source = own if own.is_dir() else CONFIGS / name
@@ -91,7 +91,7 @@ def _written(folder: Path) -> None:
     """Write the two pipelines that are not among the examples."""
     import yaml
 
-    from configs.features import FeatureSpec
+    from configs.schema.features import FeatureSpec
     from tasks.examples.tf_examples import serialize, write_records
 
     random = np.random.default_rng(1)
@@ -118,7 +118,7 @@ def _train(folder: Path, names: Sequence[str]) -> None:
     from pipelines import run_of
 
     from tasks.in_tensorflow import ingest, train
-    from tasks.tensorflow_process import ignore_progress
+    from tasks.processes.tensorflow_process import ignore_progress
 
     _written(folder)
     for name in names:
@@ -136,7 +136,7 @@ def model(name: str, exported: str) -> str:
 
 def _export(folder: Path, names: Sequence[str], under: str) -> None:
     from tasks.in_tensorflow import export
-    from tasks.tensorflow_process import ignore_progress
+    from tasks.processes.tensorflow_process import ignore_progress
 
     for name in names:
         config = _pipeline(folder, name).config
@@ -174,10 +174,10 @@ def _row(stage: str, name: str, exported: str, under: str, checks: Sequence[Any]
 def _validate(
     folder: Path, names: Sequence[str], under: str, exported: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    from configs.schema import ValidationConfig
-    from tasks.errors import Rejected
+    from configs.schema.pipeline import ValidationConfig
+    from tasks.core.errors import Rejected
     from tasks.in_tensorflow import validate
-    from tasks.tensorflow_process import ignore_progress
+    from tasks.processes.tensorflow_process import ignore_progress
 
     for name, each, candidate in _candidates(folder, names, exported):
         data = _pipeline(folder, name).config.data
@@ -199,7 +199,7 @@ def _ask(
 ) -> Iterator[dict[str, Any]]:
     from tasks.answers import offline_answers, served
     from tasks.answers.served import ServerConditions
-    from tasks.artifacts import Endpoint
+    from tasks.core.artifacts import Endpoint
     from tasks.examples.tf_examples import read_records
     from tasks.servers.serving_client import ServingClient
 

@@ -124,7 +124,7 @@ class NightLoop(ClosedLoop):
             yield lambda: int(stub.Predict(request, timeout=20).model_spec.version.value)
 
 
-_UI = "import sys; from flows.cli import main; sys.exit(main())"
+_UI = "import sys; from flows.command.cli import main; sys.exit(main())"
 
 
 class PrefectServer:

@@ -15,7 +15,7 @@ from free_ports import free_port
 from slipway_command import REPOSITORY, Slipway
 from waiting import eventually
 
-from configs.deployments import load_deployments
+from configs.loading.deployments import load_deployments
 
 PULL = "prefect.deployments.steps.set_working_directory"
 SHIPPED = REPOSITORY / "prefect.yaml"

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from made_once import made_once
 
-from configs.loading import Pipeline, load_pipeline
-from configs.schema import PipelineConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Candidate, Checkpoint, Examples, Run
+from configs.loading.pipelines import Pipeline, load_pipeline
+from configs.schema.pipeline import PipelineConfig
+from tasks.core.artifacts import Candidate, Checkpoint, Examples, Run
+from tasks.processes import tensorflow_process
 
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits"
 

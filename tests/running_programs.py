@@ -15,6 +15,6 @@ def running_programs(of: int | None = None) -> list[psutil.Process]:
 
 def _forks(process: psutil.Process) -> bool:
     try:
-        return "tasks.tensorflow_process" in process.cmdline()
+        return "tasks.processes.tensorflow_process" in process.cmdline()
     except psutil.Error:
         return False

@@ -20,7 +20,7 @@ QUICK = ("training.max_steps=500",)
 # terminal does not.
 _MAIN = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from flows.cli import main; sys.exit(main())"
+    "from flows.command.cli import main; sys.exit(main())"
 )
 
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from pipelines import written
 
-from configs.accelerators import AcceleratorConfig
-from configs.errors import ConfigError
-from configs.schema import TrainingConfig
-from tasks.errors import EnvironmentFault
+from configs.loading.errors import ConfigError
+from configs.schema.accelerators import AcceleratorConfig
+from configs.schema.pipeline import TrainingConfig
+from tasks.core.errors import EnvironmentFault
 from tasks.estimators import accelerators, gpu_slots
 
 
@@ -80,7 +80,7 @@ def test_the_cpu_is_chosen_though_there_are_gpus() -> None:
 
 CUT = """
 import tensorflow as tf
-from configs.accelerators import AcceleratorConfig
+from configs.schema.accelerators import AcceleratorConfig
 from tasks.estimators import accelerators
 config = accelerators.claim(AcceleratorConfig(device="cpu", cpus=3))
 with tf.compat.v1.Session(config=config, graph=tf.Graph()) as session:

@@ -15,18 +15,18 @@ import pytest
 import yaml
 from pipelines import run_of, written
 
-from configs.errors import ConfigError
-from configs.features import FeatureSpec
-from configs.references import require_callables
-from configs.schema import AnswersConfig, ExportConfig
+from configs.loading.errors import ConfigError
+from configs.loading.references import require_callables
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import AnswersConfig, ExportConfig
 from model_server import flags, servable
 from tasks.answers import offline_answers
-from tasks.artifacts import Candidate, Check
-from tasks.errors import ModelError
+from tasks.core.artifacts import Candidate, Check
+from tasks.core.errors import ModelError
 from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.exports import extra_assets, source_digests
 from tasks.in_tensorflow import export, ingest, train, validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 CITIES = [b"Rome", b"Oslo", b"Bonn"]
 

@@ -10,10 +10,10 @@ import pytest
 from pipelines import trained_digits
 from slipway_command import DIGITS, Slipway
 
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from configs.training import BestCheckpointConfig
-from tasks.errors import ModelError
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.training import BestCheckpointConfig
+from tasks.core.errors import ModelError
 from tasks.estimators import checkpoint_choice
 from tasks.estimators.best_checkpoints import KeepBest, read
 

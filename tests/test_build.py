@@ -9,13 +9,14 @@ import pytest
 from pipelines import run_of, written
 from slipway_command import DIGITS, REPOSITORY, Slipway
 
-from configs.loading import Pipeline, load_pipeline
-from flows.cli import main
-from tasks import preflight, tensorflow_process
-from tasks.artifacts import BuiltModel
-from tasks.errors import ConfigError, ModelError, SlipwayError
+from configs.loading.pipelines import Pipeline, load_pipeline
+from flows.command.cli import main
+from tasks import preflight
+from tasks.core.artifacts import BuiltModel
+from tasks.core.errors import ConfigError, ModelError, SlipwayError
 from tasks.in_tensorflow import build
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes import tensorflow_process
+from tasks.processes.tensorflow_process import ignore_progress
 
 FEATURES = {"age": "float32", "city": "string"}
 MODEL = """

@@ -18,7 +18,7 @@ import tiny_worlds
 from tiny_worlds import NAME, World
 from waiting import eventually
 
-from tasks import deploy_journal, model_versions, version_seals
+from tasks.state import deploy_journal, model_versions, version_seals
 
 FIRST = int(os.environ.get("SLIPWAY_CHAOS_SEED", "0"))
 KILLS = int(os.environ.get("SLIPWAY_CHAOS_KILLS", "20"))

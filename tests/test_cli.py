@@ -23,9 +23,9 @@ from free_ports import free_port
 from slipway_command import DIGITS, REPOSITORY, Slipway
 from waiting import eventually
 
-from flows.cli import main
-from tasks.servers import server_records
-from tasks.servers.server_records import ServerRecord
+from flows.command.cli import main
+from tasks.state import server_records
+from tasks.state.server_records import ServerRecord
 
 FACTORY = """\
 name: small
@@ -127,7 +127,7 @@ class TestCheck:
     def test_it_imports_neither_tensorflow_nor_prefect_and_writes_nothing(self, home: Path) -> None:
         """A check in a fresh process loads only what reads configuration, and leaves no home behind."""
         program = (
-            "import sys; from flows.cli import main; code = main(['check', sys.argv[1]]);"
+            "import sys; from flows.command.cli import main; code = main(['check', sys.argv[1]]);"
             "heavy = {'tensorflow', 'prefect', 'docker', 'grpc', 'numpy'} & set(sys.modules);"
             "print('HEAVY', sorted(heavy)); sys.exit(code)"
         )
@@ -313,7 +313,7 @@ class TestStatus:
 
 
 TINY_FLOW = """\
-import configs.environment
+import flows.environment
 from prefect import flow
 @flow(name="tiny")
 def tiny(): return 1

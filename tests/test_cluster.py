@@ -12,13 +12,13 @@ from pipelines import run_of, trained_digits, written
 from slipway_command import REPOSITORY, Slipway
 from waiting import eventually
 
-from configs.cluster import ClusterConfig
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint, Run
-from tasks.errors import ProcessDied
-from tasks.estimators.cluster import agree
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.cluster import ClusterConfig
+from tasks.clusters.cluster import agree
+from tasks.core.artifacts import Checkpoint, Run
+from tasks.core.errors import ProcessDied
+from tasks.processes import tensorflow_process
 
 TWO_WORKERS = REPOSITORY / "configs" / "two_workers"
 IN_STEP = {"strategy": "multi_worker_mirrored", "cluster": ClusterConfig(parameter_servers=0)}

@@ -16,12 +16,12 @@ from pipelines import written
 from slipway_command import REPOSITORY, Slipway
 from waiting import eventually
 
-from configs.errors import ConfigError
+from configs.loading.errors import ConfigError
 from tasks.clusters.addresses import own_address, require_reachable, seat
 from tasks.clusters.relay import relays
 from tasks.clusters.rendezvous import CHIEF, Over, Patience, Rendezvous
 from tasks.clusters.role import play
-from tasks.errors import EnvironmentFault, ProcessDied
+from tasks.core.errors import EnvironmentFault, ProcessDied
 
 TWO_WORKERS = REPOSITORY / "configs" / "two_workers"
 DEADLINE_SECONDS = 500.0  # steps of seconds each; one of them has taken two minutes under a load of 24

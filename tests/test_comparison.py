@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from configs.answers import AnswersConfig, Near, Ulps
+from configs.schema.answers import AnswersConfig, Near, Ulps
 from tasks.answers import comparison, limits, offline_answers
 from tasks.answers.comparison import EXACT, Comparison, Limit, floor
 from tasks.answers.held_to import HeldTo

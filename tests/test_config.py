@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from slipway_command import DIGITS
 
-from configs.errors import ConfigError
-from configs.features import FeatureSpec
-from configs.loading import Pipeline, load_pipeline, parse_override
-from configs.schema import PipelineConfig, ServerConfig
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import Pipeline, load_pipeline, parse_override
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import PipelineConfig, ServerConfig
 
 MINIMAL = """\
 name: small

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from slipway_command import REPOSITORY
 
-from tasks import model_versions
-from tasks.errors import EnvironmentFault
+from tasks.core.errors import EnvironmentFault
 from tasks.servers import server_container
+from tasks.state import model_versions
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users")
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from pipelines import run_of, written
 
-from configs.data import MISSING_VALUES
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from flows.cli import main
-from tasks.errors import DataError
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.data import MISSING_VALUES
+from flows.command.cli import main
+from tasks.core.errors import DataError
 from tasks.examples.tf_examples import read_records
 from tasks.in_tensorflow import ingest
+from tasks.processes.tensorflow_process import ignore_progress
 from tasks.samples import csv_samples
 from tasks.samples.guesses import guess
-from tasks.tensorflow_process import ignore_progress
 
 FEATURES = {"age": {"dtype": "float32", "default": -1.0}, "land": "string", "tags": "string[]"}
 

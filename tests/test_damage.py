@@ -17,14 +17,16 @@ import tiny_server
 from damages import DAMAGES
 from prefect.logging import disable_run_logger
 
-from configs.schema import DeploymentConfig, ServerConfig, SmokeTestConfig
-from tasks import deploy_journal, deployment, model_versions, state_files, undoing, unfinished_deploys
-from tasks.artifacts import ContainerLimits, ModelVersion, Recovery, Run
-from tasks.deploy_journal import Journal
+from configs.schema.pipeline import DeploymentConfig, ServerConfig, SmokeTestConfig
+from tasks import deployment
+from tasks.core.artifacts import ContainerLimits, ModelVersion, Recovery, Run
+from tasks.core.errors import EnvironmentFault, JournalUnreadable, SmokeTestFailed, error_named
 from tasks.deployment import deploy
-from tasks.errors import EnvironmentFault, JournalUnreadable, SmokeTestFailed, error_named
+from tasks.deploys import rollouts, undoing, unfinished_deploys
 from tasks.preflight import serving_target
-from tasks.servers import model_servers, model_status, rollouts, server_process, server_records
+from tasks.servers import model_servers, model_status, server_process
+from tasks.state import deploy_journal, model_versions, server_records, state_files
+from tasks.state.deploy_journal import Journal
 
 DEPLOYMENT = DeploymentConfig(target="process", grpc_port=0, rest_port=0, load_timeout_seconds=30)
 

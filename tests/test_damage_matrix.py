@@ -19,9 +19,8 @@ from damages import DAMAGES
 from slipway_command import REPOSITORY
 from tiny_worlds import NAME, World
 
-from tasks import deploy_journal, published_versions
 from tasks.runs import run_folders
-from tasks.servers import server_records
+from tasks.state import deploy_journal, published_versions, server_records
 
 PAGE = REPOSITORY / "docs" / "reference" / "damage.md"
 Rows = dict[tuple[str, str], dict[str, str]]

@@ -14,14 +14,14 @@ from pipelines import run_of, written
 from prefect.logging import disable_run_logger
 from test_ingestion import example, ingest
 
-from configs.data_gates import DataGates
-from configs.loading import load_pipeline
-from tasks.artifacts import Check, DataReview, Examples, Run
+from configs.loading.pipelines import load_pipeline
+from configs.schema.data_gates import DataGates
+from tasks.core.artifacts import Check, DataReview, Examples, Run
+from tasks.core.errors import DataError, Rejected
 from tasks.data_checking import check_data
 from tasks.data_quality import checks, drift, statistics
 from tasks.data_quality.checks import Before
 from tasks.data_quality.statistics import FeatureStatistics, Point, Statistics
-from tasks.errors import DataError, Rejected
 from tasks.exports import extra_assets, source_digests
 
 
@@ -401,7 +401,7 @@ class TestStage:
 )
 def test_a_gate_that_cannot_be_is_refused(tmp_path: Path, gates: dict[str, Any], said: str) -> None:
     """By `slipway check`, before anything is read."""
-    from configs.errors import ConfigError
+    from configs.loading.errors import ConfigError
 
     with pytest.raises(ConfigError) as caught:
         written(tmp_path, {"data": {"files": ["*.tfrecord"], "gates": gates, **PERSONS}})

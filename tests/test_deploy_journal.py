@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import deploy_journal, durable_files
-from tasks.artifacts import Run
-from tasks.deploy_journal import Journal
-from tasks.errors import AlreadyRunning, EnvironmentFault, JournalUnreadable
-from tasks.servers.server_records import ServerRecord
+from tasks.core import durable_files
+from tasks.core.artifacts import Run
+from tasks.core.errors import AlreadyRunning, EnvironmentFault, JournalUnreadable
+from tasks.state import deploy_journal
+from tasks.state.deploy_journal import Journal
+from tasks.state.server_records import ServerRecord
 
 SERVER = ServerRecord("small", "process", "model_server", "id", "/models", ("--a=1",), 1, 2)
 
@@ -99,7 +100,7 @@ def test_a_journal_that_cannot_be_written_stops_the_deploy(run: Run, home: Path)
 
 HOLDER = """
 import sys
-from tasks import deploy_journal
+from tasks.state import deploy_journal
 with deploy_journal.held("small", 0):
     print("held", flush=True)
     sys.stdin.read()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pipelines import run_of, written
 
-from configs.loading import Pipeline
+from configs.loading.pipelines import Pipeline
 from flows import policy, retrain_and_deploy
-from tasks import deploy_journal
-from tasks.errors import AlreadyRunning
+from tasks.core.errors import AlreadyRunning
+from tasks.state import deploy_journal
 
 BEFORE = ("recover", "preflight", "ingest", "check_data", "train", "evaluate", "export", "validate", "canary")
 UNDER_THE_LOCK = ("publish", "deploy", "smoke_test", "retire")

@@ -17,11 +17,11 @@ from pipelines import written
 from slipway_command import REPOSITORY, user_environment
 from waiting import eventually
 
-from configs.deployments import load_deployments
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from flows import nightly
-from flows.cli import main
+from configs.loading.deployments import load_deployments
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from flows.command import nightly
+from flows.command.cli import main
 
 SHIPPED = REPOSITORY / "prefect.yaml"
 

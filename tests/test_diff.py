@@ -12,11 +12,11 @@ import yaml
 from deployed_worlds import World
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 
-from configs.errors import ConfigError
-from flows.cli import main
+from configs.loading.errors import ConfigError
+from flows.command.cli import main
 from tasks.answers import answer_differences
+from tasks.deploys.version_differences import differences
 from tasks.exports import extra_assets
-from tasks.version_differences import differences
 
 FLOATS = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, np.nan]], np.float32)
 

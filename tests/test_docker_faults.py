@@ -16,8 +16,8 @@ from engine_proxies import engine_proxy
 from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 from waiting import eventually
 
-from configs.loading import load_pipeline
-from tasks import unfinished_deploys
+from configs.loading.pipelines import load_pipeline
+from tasks.deploys import unfinished_deploys
 from tasks.servers import relay, server_container, server_image
 
 pytestmark = pytest.mark.docker

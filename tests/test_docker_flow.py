@@ -16,7 +16,8 @@ from finished_runs import run_from_publish
 from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
-from tasks.servers import model_servers, server_image, server_records
+from tasks.servers import model_servers, server_image
+from tasks.state import server_records
 
 pytestmark = pytest.mark.docker
 

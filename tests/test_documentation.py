@@ -11,7 +11,7 @@ from cyclopts import CycloptsError
 from documented import PAGES, commands, inline, links, named
 from slipway_command import REPOSITORY
 
-from flows.cli import app
+from flows.command.cli import app
 
 DOCS = REPOSITORY / "docs"
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))

@@ -16,8 +16,8 @@ from waiting import eventually
 
 USER = """
 import sys
-import configs.environment
-from flows import ephemeral_server
+import flows.environment
+from flows.command import ephemeral_server
 ephemeral_server.require_api(lambda text: None)
 from prefect.client.orchestration import get_client
 with get_client(sync_client=True) as client:

@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 from pipelines import run_of, written
 
-from configs.features import FeatureSpec
-from configs.schema import AnswersConfig, ValidationConfig
-from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Validation
-from tasks.errors import EnvironmentFault, ModelError
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import AnswersConfig, ValidationConfig
+from tasks.core.artifacts import Candidate, Checkpoint, Examples, Run, Validation
+from tasks.core.errors import EnvironmentFault, ModelError
 from tasks.estimators import accelerators, assembly, canned_estimators
 from tasks.examples.tf_examples import serialize, write_records
 from tasks.in_tensorflow import export, ingest, train, validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 PEOPLE = {
     "features": {

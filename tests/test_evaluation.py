@@ -13,16 +13,16 @@ import pytest
 import tensorflow as tf
 from pipelines import exported_digits, trained_digits
 
-from configs.schema import EvaluationConfig, Threshold
-from tasks import thresholds
-from tasks.artifacts import Baseline, Check, Checkpoint, Evaluation, SliceMetrics
-from tasks.errors import ModelError, Rejected
+from configs.schema.pipeline import EvaluationConfig, Threshold
+from tasks.core.artifacts import Baseline, Check, Checkpoint, Evaluation, SliceMetrics
+from tasks.core.errors import ModelError, Rejected
+from tasks.data_quality import thresholds
 from tasks.evaluation import evaluate
 from tasks.evaluations import baselines
 from tasks.evaluations.measuring import Measure
 from tasks.examples.tf_examples import batches
 from tasks.in_tensorflow import evaluate as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def measured(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from slipway_command import REPOSITORY, user_environment
 
-from configs.features import FeatureColumn, FeatureSpec
+from configs.schema.features import FeatureColumn, FeatureSpec
 from tasks.examples.tf_examples import serialize, write_records
 
 FEATURES = {

@@ -15,15 +15,15 @@ from pipelines import exported_digits, run_of, trained_digits, written
 from small_disks import small_disk
 from tensorflow.core.protobuf import saved_model_pb2
 
-from configs.schema import AnswersConfig, ExportConfig
+from configs.schema.pipeline import AnswersConfig, ExportConfig
 from tasks.answers import offline_answers
-from tasks.artifacts import Candidate, Run
-from tasks.errors import EnvironmentFault, ModelError
+from tasks.core.artifacts import Candidate, Run
+from tasks.core.errors import EnvironmentFault, ModelError
 from tasks.estimators import assembly
 from tasks.examples.tf_examples import batches, read_records
 from tasks.exports.serving_inputs import receiver_fn
 from tasks.in_tensorflow import export as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def export(run: Run, **options: Any) -> Candidate:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pipelines import run_of, written
 
-from tasks.errors import DataError
+from tasks.core.errors import DataError
 from tasks.in_tensorflow import ingest, train
+from tasks.processes.tensorflow_process import ignore_progress
 from tasks.runs import progress_lines
-from tasks.tensorflow_process import ignore_progress
 
 
 def _failure(folder: Path, rows: list[str], model: dict[str, Any], label: str = "int64") -> DataError:

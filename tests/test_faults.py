@@ -22,11 +22,12 @@ from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 from small_disks import filled, small_disk_if_allowed
 from waiting import eventually
 
-from configs.loading import load_pipeline
-from flows import record_command
-from tasks import deploy_journal, model_versions, unfinished_deploys
-from tasks.errors import ConfigError
-from tasks.rolling_back import roll_back
+from configs.loading.pipelines import load_pipeline
+from flows.command import record_command
+from tasks.core.errors import ConfigError
+from tasks.deploys import unfinished_deploys
+from tasks.deploys.rolling_back import roll_back
+from tasks.state import deploy_journal, model_versions
 
 GOOD, BETTER, BAD = 1, 2, 5
 APPROVED = [GOOD], [BETTER]  # all answers of one of them: whichever the test before left

@@ -15,8 +15,8 @@ from typing import IO
 import psutil
 import pytest
 
-from tasks import fork_server, tensorflow_process
-from tasks.fork_server import ForkedProcess, ForkServer
+from tasks.processes import fork_server, tensorflow_process
+from tasks.processes.fork_server import ForkedProcess, ForkServer
 
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(HERE), str(HERE.parent)])
@@ -127,7 +127,7 @@ def test_a_server_that_cannot_start_says_why(errors: IO[bytes]) -> None:
 def test_nothing_is_left_of_a_flow_that_is_killed(tmp_path: Path) -> None:
     """kill -9 of the process that started the server ends it and its children: at once, or after imports."""
     program = (
-        "import os, sys, tempfile, time; from tasks.fork_server import ForkServer\n"
+        "import os, sys, tempfile, time; from tasks.processes.fork_server import ForkServer\n"
         "server = ForkServer('forking_program', dict(os.environ))\n"
         "child = server.fork(tempfile.TemporaryFile())\n"
         "child.stdin.write(b'import time; time.sleep(600)'); child.stdin.close()\n"

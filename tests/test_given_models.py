@@ -14,12 +14,12 @@ import tensorflow as tf
 from pipelines import run_of, written
 from slipway_command import Slipway
 
-from configs.errors import ConfigError
-from configs.loading import Pipeline
-from configs.model_checks import require_buildable
-from flows.cli import main
-from tasks.artifacts import Candidate, Evaluation, Examples, Run
-from tasks.errors import ModelError
+from configs.loading.errors import ConfigError
+from configs.loading.model_checks import require_buildable
+from configs.loading.pipelines import Pipeline
+from flows.command.cli import main
+from tasks.core.artifacts import Candidate, Evaluation, Examples, Run
+from tasks.core.errors import ModelError
 from tasks.evaluations import given_metrics
 from tasks.exports import extra_assets
 from tasks.in_tensorflow import build, evaluate, export, ingest, train, validate

@@ -13,15 +13,15 @@ from pipelines import exported_digits, run_of, trained_digits, written
 from prefect.logging import disable_run_logger
 from tensorflow_serving.apis import prediction_log_pb2
 
-from configs.errors import ConfigError
-from configs.schema import GoldenConfig
-from flows import record_command
+from configs.loading.errors import ConfigError
+from configs.schema.pipeline import GoldenConfig
+from flows.command import record_command
 from tasks import canary
 from tasks.answers import golden_requests
-from tasks.artifacts import Canary, Recording
-from tasks.errors import DataError
+from tasks.core.artifacts import Canary, Recording
+from tasks.core.errors import DataError
 from tasks.in_tensorflow import record
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def _example(**more: Any) -> tf.train.Example:

@@ -11,17 +11,18 @@ import psutil
 import pytest
 import tensorflow as tf
 from pipelines import run_of, written
+from running_programs import running_programs
 from test_training import StopAt, steps_saved
 
-from configs.errors import ConfigError
-from configs.features import FeatureSpec
-from configs.schema import AnswersConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Candidate, Checkpoint
-from tasks.errors import ModelError, ProcessDied, Rejected
+from configs.loading.errors import ConfigError
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import AnswersConfig
+from tasks.core.artifacts import Candidate, Checkpoint
+from tasks.core.errors import ModelError, ProcessDied, Rejected
 from tasks.examples.tf_examples import serialize, write_records
 from tasks.in_tensorflow import evaluate, export, ingest, train, validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes import tensorflow_process
+from tasks.processes.tensorflow_process import ignore_progress
 
 GRAPH = """
 import pathlib
@@ -134,29 +135,25 @@ def test_it_resumes_and_is_evaluated_as_estimators_are(tmp_path: Path) -> None:
     assert 0 <= found.metrics["accuracy"] <= 1
 
 
+def _trainer() -> psutil.Process:
+    (found,) = running_programs()
+    return found
+
+
 def test_it_saves_when_it_is_stopped_and_resumes_when_it_was_killed(tmp_path: Path) -> None:
     """SIGTERM to its child saves the step reached; kill -9 is retryable, from the last checkpoint."""
     pipeline = Exported(tmp_path)
-    stop = StopAt(lambda: _trainer(pipeline).terminate())
+    stop = StopAt(lambda: _trainer().terminate())
     with pytest.raises(ProcessDied, match="exit code 143"):
         pipeline.trained_in_child(stop, save_checkpoints_steps=1_000_000)
     saved = steps_saved(pipeline.run)[-1]
     assert saved >= stop.step > 0
     with pytest.raises(ProcessDied, match="killed by SIGKILL"):
-        pipeline.trained_in_child(
-            StopAt(lambda: _trainer(pipeline).kill(), saved + 300), save_checkpoints_steps=100
-        )
+        pipeline.trained_in_child(StopAt(lambda: _trainer().kill(), saved + 300), save_checkpoints_steps=100)
     killed = steps_saved(pipeline.run)[-1]
     assert killed > saved
     resumed = pipeline.trained(killed + 5)
     assert (resumed.resumed_from, resumed.global_step) == (killed, killed + 5)
-
-
-def _trainer(pipeline: Exported) -> psutil.Process:
-    """The child that has the pipeline's log of training open."""
-    log = str(pipeline.run.log("train"))
-    children = psutil.Process().children()
-    return next(each for each in children if any(file.path == log for file in each.open_files()))
 
 
 def test_meta_graphs_share_one_set_of_variables_and_assets(small: Any) -> None:

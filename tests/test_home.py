@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import home as homes
-from flows.reports import Reports
-from tasks import model_versions
+from configs.schema import home as homes
+from flows.command.reports import Reports
 from tasks.runs.run_records import RunRecord
+from tasks.state import model_versions
 
 
 @pytest.fixture(autouse=True)

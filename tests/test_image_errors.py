@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 from docker.errors import APIError, ImageNotFound
 
-from configs.serving import DeploymentConfig, ServerConfig
+from configs.schema.serving import DeploymentConfig, ServerConfig
 from tasks import preflight
-from tasks.errors import ImageUnavailable
+from tasks.core.errors import ImageUnavailable
 from tasks.servers import server_image
 
 RESOLVER = (

@@ -12,14 +12,14 @@ import pytest
 import tensorflow as tf
 from pipelines import DIGITS, run_of, trained_digits, written
 
-from configs.features import FeatureSpec
-from configs.loading import load_pipeline
-from tasks import tensorflow_process
-from tasks.artifacts import Examples
-from tasks.errors import DataError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.features import FeatureSpec
+from tasks.core.artifacts import Examples
+from tasks.core.errors import DataError
 from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.in_tensorflow import ingest as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes import tensorflow_process
+from tasks.processes.tensorflow_process import ignore_progress
 
 DTYPES = {float: "float32", int: "int64", bytes: "string"}
 

@@ -17,14 +17,14 @@ import tensorflow as tf
 import yaml
 from slipway_command import REPOSITORY, Slipway
 
-from configs.errors import SlipwayError
-from configs.loading import load_pipeline
-from flows.cli import main
+from configs.loading.errors import SlipwayError
+from configs.loading.pipelines import load_pipeline
+from flows.command.cli import main
 from tasks.in_tensorflow import profile as tfrecord_profile
+from tasks.processes.tensorflow_process import ignore_progress
 from tasks.samples import csv_samples, leakage
 from tasks.samples.guesses import Guess, guess
 from tasks.samples.profiles import Sample
-from tasks.tensorflow_process import ignore_progress
 
 
 def _csv(file: Path, header: str, rows: Iterable[Sequence[object]]) -> Path:
@@ -423,7 +423,7 @@ def test_without_tensorflow_csv_is_enough(tmp_path: Path) -> None:
     """Guessing from CSV imports neither TensorFlow nor Prefect."""
     _csv(tmp_path / "x.csv", "a,y", [[1, 0], [2, 1]])
     code = (
-        "import sys; from flows.cli import main; assert main(['init', 'mine', 'x.csv']) == 0; "
+        "import sys; from flows.command.cli import main; assert main(['init', 'mine', 'x.csv']) == 0; "
         "print(sorted({'tensorflow', 'prefect'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

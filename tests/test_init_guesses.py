@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ConfigError
-from flows.cli import main
+from configs.loading.errors import ConfigError
+from flows.command.cli import main
 from tasks.samples import csv_samples
 from tasks.samples.guesses import Guess, guess
 

@@ -9,9 +9,9 @@ import pytest
 from pipelines import exported_digits, trained_digits
 from slipway_command import Slipway
 
-from tasks.errors import ConfigError, ModelError
+from tasks.core.errors import ConfigError, ModelError
 from tasks.in_tensorflow import inspect as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def test_a_checkpoint(home: Path) -> None:

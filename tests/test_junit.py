@@ -8,12 +8,12 @@ from pathlib import Path
 import junitparser
 import pytest
 
-from configs.errors import ConfigError
-from tasks.artifacts import Check, StageReport, Verdict
-from tasks.errors import Rejected
-from tasks.runs import junit
+from configs.loading.errors import ConfigError
+from tasks.core.artifacts import Check, StageReport, Verdict
+from tasks.core.errors import Rejected
+from tasks.reports import junit
+from tasks.reports.verdicts import exit_code
 from tasks.runs.run_records import RunRecord
-from tasks.runs.verdicts import exit_code
 
 PASSED = StageReport("ingest", 1.25, "passed", "1,797 tf.Examples match the feature spec")
 DEPLOYED = Verdict(

@@ -10,15 +10,15 @@ import pytest
 import tensorflow as tf
 from pipelines import run_of, written
 
-from configs.features import FeatureSpec
-from configs.loading import Pipeline
-from configs.schema import AnswersConfig
-from tasks.artifacts import Checkpoint, Examples, Run
+from configs.loading.pipelines import Pipeline
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import AnswersConfig
+from tasks.core.artifacts import Checkpoint, Examples, Run
 from tasks.estimators import checkpoints
 from tasks.examples.tf_examples import serialize, write_records
 from tasks.exports import extra_assets
 from tasks.in_tensorflow import export, ingest, train
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 MODEL = """
 import tensorflow as tf

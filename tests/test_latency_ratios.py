@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from pipelines import run_of, written
 
-from configs.schema import LatencyConfig
+from configs.schema.pipeline import LatencyConfig
 from tasks import canary
 from tasks.answers.served import Ask
-from tasks.artifacts import Canary, Check, Latencies
-from tasks.errors import DeployFailed, Rejected, SmokeTestFailed
+from tasks.core.artifacts import Canary, Check, Latencies
+from tasks.core.errors import DeployFailed, Rejected, SmokeTestFailed
 from tasks.in_tensorflow.latencies import compared, in_turns, lowest
-from tasks.runs import junit
-from tasks.servers.server_records import ServerRecord
+from tasks.reports import junit
 from tasks.servers.serving_client import Answer
+from tasks.state.server_records import ServerRecord
 
 SERVER = ServerRecord("small", "process", "model_server", "id", "/models", (), 1, 2, handle="7:1.0")
 LIMITS = LatencyConfig(p50_ratio=1.5, requests=20)

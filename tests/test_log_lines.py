@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import log_lines, server_lines
-from tasks.servers import server_records
-from tasks.servers.server_records import ServerRecord
+from tasks.core import log_lines
+from tasks.deploys import server_lines
+from tasks.state import server_records
+from tasks.state.server_records import ServerRecord
 
 SERVER = ServerRecord("small", "process", "model_server", "id", "/models", (), 1, 2, handle="7:1.0")
 
@@ -75,7 +76,7 @@ class TestOfAServer:
 
     @pytest.fixture(autouse=True)
     def _all_levels(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "tasks.stages")
+        caplog.set_level(logging.INFO, "tasks.runs.stages")
 
     def test_it_is_told_at_its_level(self, log: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Loading, warmup and errors; what it printed before is not, nor is noise."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from slipway_command import DIGITS, Slipway
 
 PROGRAM = """
-import configs.environment
+import flows.environment
 import logging, sys
 from pathlib import Path
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
-from tasks.runs import lost_output
+from tasks.processes import lost_output
 
 console = Console(stderr=True)
 log = logging.getLogger("told")

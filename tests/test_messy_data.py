@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from slipway_command import REPOSITORY, Finished, Slipway, user_environment
 
-from configs.loading import load_pipeline
-from flows.cli import main
+from configs.loading.pipelines import load_pipeline
+from flows.command.cli import main
 
 WEATHER = ("vega_datasets", "_data/seattle-weather.csv", ())
 AIRPORTS = ("vega_datasets", "_data/airports.csv", ())

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from slipway_command import REPOSITORY
 
-from configs.loading import load_pipeline
-from configs.model_checks import require_buildable
-from configs.references import require_callables
-from flows.cli import main
+from configs.loading.model_checks import require_buildable
+from configs.loading.pipelines import load_pipeline
+from configs.loading.references import require_callables
+from flows.command.cli import main
 
 _spec = importlib.util.spec_from_file_location("mistakes", REPOSITORY / "docs" / "mistakes.py")
 assert _spec is not None

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from slipway_command import REPOSITORY
 
-from configs import canned
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from configs.model_checks import require_buildable
-from flows.cli import main
+from configs.loading import canned
+from configs.loading.errors import ConfigError
+from configs.loading.model_checks import require_buildable
+from configs.loading.pipelines import load_pipeline
+from flows.command.cli import main
 
 DATA = {
     "files": ["*.tfrecord"],
@@ -187,7 +187,7 @@ def test_the_examples_have_no_mistake() -> None:
 
 
 class TestTables:
-    """configs/canned.py against TensorFlow."""
+    """configs/loading/canned.py against TensorFlow."""
 
     @staticmethod
     def _parameters(function: Any) -> dict[str, inspect.Parameter]:

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from pipelines import run_of, written
 
-from tasks.artifacts import Run
-from tasks.errors import EnvironmentFault
+from tasks.core.artifacts import Run
+from tasks.core.errors import EnvironmentFault
 from tasks.estimators import model_dir_lock
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from tasks.artifacts import Run
+from tasks.core.artifacts import Run
 from tasks.estimators import model_dir_lock
 folder = Path(sys.argv[1])
 with model_dir_lock.held(Run("p", "r1", folder, folder, folder), print, print):

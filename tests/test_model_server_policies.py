@@ -24,7 +24,7 @@ from model_server_lives import (
     wait_for_available,
 )
 
-from tasks import model_versions, published_versions
+from tasks.state import model_versions, published_versions
 
 
 class Shelf:

@@ -22,27 +22,27 @@ from prefect.logging import disable_run_logger
 from pydantic import ValidationError
 from waiting import eventually
 
-from configs.loading import Pipeline
-from configs.schema import DataConfig, DeploymentConfig, ExportConfig, ServerConfig, SmokeTestConfig
-from tasks import deploy_journal, model_versions, served_answers, stopping, undoing, unfinished_deploys
+from configs.loading.pipelines import Pipeline
+from configs.schema.pipeline import (
+    DataConfig,
+    DeploymentConfig,
+    ExportConfig,
+    ServerConfig,
+    SmokeTestConfig,
+)
 from tasks.answers import kept_answers
-from tasks.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
-from tasks.deploy_journal import Journal
+from tasks.core.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
+from tasks.core.errors import AlreadyRunning, DeployFailed, EnvironmentFault
 from tasks.deployment import deploy, withdraw
-from tasks.errors import AlreadyRunning, DeployFailed, EnvironmentFault
+from tasks.deploys import rollouts, served_answers, stopping, undoing, unfinished_deploys
 from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.retention import retire
-from tasks.servers import (
-    model_servers,
-    model_status,
-    rollouts,
-    server_container,
-    server_process,
-    server_records,
-)
+from tasks.servers import model_servers, model_status, server_container, server_process
 from tasks.servers.model_servers import Deadline
-from tasks.servers.server_records import ServerRecord
+from tasks.state import deploy_journal, model_versions, server_records
+from tasks.state.deploy_journal import Journal
+from tasks.state.server_records import ServerRecord
 
 NOWHERE = "unix:///nonexistent/docker.sock"
 

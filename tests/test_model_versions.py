@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import model_versions, published_versions
-from tasks.errors import EnvironmentFault, VersionExists
+from tasks.core.errors import EnvironmentFault, VersionExists
+from tasks.state import model_versions, published_versions
 
 
 @pytest.fixture

@@ -19,15 +19,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from pipelines import exported_digits, run_of, trained_digits, written
 
-from configs.features import FeatureSpec
-from configs.schema import AnswersConfig, ValidationConfig
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import AnswersConfig, ValidationConfig
 from tasks.answers import comparison, limits, numerics, offline_answers
-from tasks.artifacts import Candidate
-from tasks.errors import Rejected, SlipwayError
+from tasks.core.artifacts import Candidate
+from tasks.core.errors import Rejected, SlipwayError
 from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.in_tensorflow import evaluate, export, ingest, train
 from tasks.in_tensorflow import validate as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 Values = dict[str, NDArray[Any]]
 HIDDEN, LOGITS = "dnn/hiddenlayer_0", "dnn/logits"

@@ -21,7 +21,7 @@ from slipway_command import Finished
 from small_disks import small_disk_if_allowed
 from waiting import eventually
 
-from tasks import deploy_journal
+from tasks.state import deploy_journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -17,12 +17,12 @@ from pipelines import written
 from slipway_command import REPOSITORY
 from waiting import eventually
 
-from flows import recover
-from tasks import deploy_journal, model_versions, unfinished_deploys
-from tasks.deploy_journal import Journal
+from flows.command import recover
+from tasks.deploys import unfinished_deploys
 from tasks.runs import interrupted_runs, run_folders
-from tasks.servers import server_records
-from tasks.servers.server_records import ServerRecord
+from tasks.state import deploy_journal, model_versions, server_records
+from tasks.state.deploy_journal import Journal
+from tasks.state.server_records import ServerRecord
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -144,7 +144,7 @@ def run_of_last_night(home: Path) -> dict[str, Any]:
 
 HOLD = """
 import sys
-from configs.loading import load_pipeline
+from configs.loading.pipelines import load_pipeline
 from tasks.runs import run_folders
 pipeline = load_pipeline(sys.argv[1])
 with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):

@@ -13,11 +13,11 @@ import tensorflow as tf
 from pipelines import exported_digits, trained_digits
 from tensorflow.core.protobuf import saved_model_pb2
 
-from configs.schema import ValidationConfig
-from tasks.errors import Rejected
+from configs.schema.pipeline import ValidationConfig
+from tasks.core.errors import Rejected
 from tasks.exports import op_policy
 from tasks.in_tensorflow import validate as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 v1 = tf.compat.v1
 raw = tf.raw_ops

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs.overrides import OFFERED, Overrides, given
+from configs.loading.overrides import OFFERED, Overrides, given
 
 
 def test_the_form_has_the_schemas_limits() -> None:

@@ -15,7 +15,7 @@ from free_ports import free_port
 from rich.console import Console
 from slipway_command import REPOSITORY, Slipway
 
-from flows import overview
+from flows.command import overview
 
 PULL = {"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}
 DUE = (datetime.now(timezone.utc) + timedelta(hours=3)).replace(microsecond=0)

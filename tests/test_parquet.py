@@ -19,15 +19,15 @@ from pipelines import run_of, written
 from pyarrow import parquet
 from slipway_command import Slipway
 
-from configs.errors import ConfigError, SlipwayError
-from configs.loading import load_pipeline
-from flows.cli import main
-from tasks.errors import DataError, EnvironmentFault
+from configs.loading.errors import ConfigError, SlipwayError
+from configs.loading.pipelines import load_pipeline
+from flows.command.cli import main
+from tasks.core.errors import DataError, EnvironmentFault
 from tasks.examples import parquet_examples, parquet_files
 from tasks.examples.tf_examples import read_records
 from tasks.in_tensorflow import ingest
+from tasks.processes.tensorflow_process import ignore_progress
 from tasks.samples import parquet_samples
-from tasks.tensorflow_process import ignore_progress
 
 DAY = datetime.date(2024, 2, 29)
 

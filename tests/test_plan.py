@@ -12,9 +12,9 @@ import pytest
 from pipelines import DIGITS, written
 from test_version_seals import published
 
-from configs.loading import Pipeline
-from flows.cli import main
-from tasks.planning import Plan, plan
+from configs.loading.pipelines import Pipeline
+from flows.command.cli import main
+from tasks.deploys.planning import Plan, plan
 
 GATES = {
     "min_examples": 100, "limits": {"x": {"max_missing": 0.1}}, "unchanged": "skip",
@@ -132,7 +132,7 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_it_imports_nothing_heavy_and_changes_nothing(tmp_path: Path, home: Path) -> None:
     """Neither TensorFlow nor Prefect, so that it answers at once; no file is written."""
     program = (
-        "import sys; from flows.cli import main; code = main(['plan', sys.argv[1]]);"
+        "import sys; from flows.command.cli import main; code = main(['plan', sys.argv[1]]);"
         "sys.exit(code or sorted({'tensorflow', 'prefect', 'grpc'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(DIGITS)], capture_output=True, text=True)

@@ -14,19 +14,13 @@ from typing import Any
 import pytest
 from power_losses import Disk, distinct, recorded
 
-from configs.schema import DeploymentConfig, SmokeTestConfig
-from tasks import (
-    deploy_journal,
-    durable_files,
-    model_versions,
-    undoing,
-    unfinished_deploys,
-    version_seals,
-)
-from tasks.artifacts import Endpoint, Recovery, Run
-from tasks.deploy_journal import Journal
-from tasks.servers import rollouts, server_records
-from tasks.servers.server_records import ServerRecord
+from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
+from tasks.core import durable_files
+from tasks.core.artifacts import Endpoint, Recovery, Run
+from tasks.deploys import rollouts, undoing, unfinished_deploys
+from tasks.state import deploy_journal, model_versions, server_records, version_seals
+from tasks.state.deploy_journal import Journal
+from tasks.state.server_records import ServerRecord
 
 NAME = "small"
 SERVER = ServerRecord(NAME, "external", "p", "i", "", (), 1, 2, "there", published_only=True)

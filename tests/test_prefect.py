@@ -16,13 +16,13 @@ import yaml
 from pipelines import written
 from slipway_command import REPOSITORY
 
-from configs import ui_address
+from flows import ui_address
 
 pytestmark = pytest.mark.timeout(300)  # Prefect starts in each fixture: slow on a busy machine
 
 LOADED = """\
 import json, os, pathlib, sys, yaml
-import configs.environment
+import flows.environment
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from flows import policy, retrain, retrain_and_deploy
@@ -175,7 +175,7 @@ class TestStates:
         """A rejection is two lines: the error, and the headline with the reason and where the verdict is."""
         log = told["log"]
         assert "ZeroDivisionError: a defect" in log and "Traceback" in log
-        assert "tasks.errors.Rejected" not in log
+        assert "tasks.core.errors.Rejected" not in log
         assert "Rejected: accuracy is 0.5\n  hint: train more" in log
         (line,) = [line for line in log.splitlines() if "small: rejected: accuracy is 0.5" in line]
         assert "Verdict: http://" in line and "/runs/flow-run/" in line
@@ -235,7 +235,7 @@ class TestEnvironment:
         return own
 
     def _prepare(self, environment: dict[str, str]) -> dict[str, str]:
-        from configs.environment import prepare
+        from flows.environment import prepare
 
         prepare()
         return environment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import prefect_database
+from tasks.state import prefect_database
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import pytest
 import tensorflow as tf
 from pipelines import run_of, written
 
-from configs.features import FeatureSpec, stored_in_examples
-from configs.loading import ConfigError
-from configs.schema import AnswersConfig
+from configs.loading.pipelines import ConfigError
+from configs.schema.features import FeatureSpec, stored_in_examples
+from configs.schema.pipeline import AnswersConfig
 from tasks.answers import offline_answers
-from tasks.artifacts import Candidate, Checkpoint, Examples, Validation
-from tasks.errors import DataError, ModelError
+from tasks.core.artifacts import Candidate, Checkpoint, Examples, Validation
+from tasks.core.errors import DataError, ModelError
 from tasks.examples.tf_examples import parsing_spec, serialize, write_records
 from tasks.in_tensorflow import export, ingest, train, validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 FEATURES: dict[str, Any] = {
     "size": {"dtype": "float32", "shape": [2]},
@@ -156,7 +156,7 @@ def test_a_function_of_the_user_may_take_the_spec(tmp_path: Path) -> None:
 
 def test_a_function_of_the_user_must_answer_as_training_does(tmp_path: Path) -> None:
     """One that takes fewer features fills in the others: where that changes answers, it is rejected."""
-    from tasks.errors import Rejected
+    from tasks.core.errors import Rejected
 
     with pytest.raises(Rejected, match=r"output '\w+', sample example"):
         exported(tmp_path, export={"receivers": ["model.py:receiver_of_no_argument"]})

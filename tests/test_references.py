@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import ModelError
-from tasks.references import resolve
+from tasks.core.errors import ModelError
+from tasks.core.references import resolve
 
 
 @pytest.fixture(autouse=True)

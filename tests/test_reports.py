@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tasks.artifacts import (
+from tasks.core.artifacts import (
     Baseline,
     Check,
     Endpoint,
@@ -24,7 +24,7 @@ from tasks.artifacts import (
 from tasks.evaluations import training_curves
 from tasks.evaluations.answered import Answered
 from tasks.reports import charts, evaluation_page, pictures, prefect_artifacts, smoke_test_page
-from tasks.runs.verdicts import as_markdown
+from tasks.reports.verdicts import as_markdown
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 

@@ -23,9 +23,9 @@ from slipway_command import DIGITS, REPOSITORY, Finished, Slipway
 from test_training import StopAt, arguments, child, train
 from waiting import eventually
 
-from configs.errors import ConfigError
-from tasks.artifacts import Candidate, Checkpoint, Evaluation, Run
-from tasks.errors import ProcessDied
+from configs.loading.errors import ConfigError
+from tasks.core.artifacts import Candidate, Checkpoint, Evaluation, Run
+from tasks.core.errors import ProcessDied
 from tasks.runs import resumable_runs, run_folders
 from tasks.runs.finished_stages import FinishedStages
 
@@ -397,7 +397,7 @@ class TestWhichRun:
 
 SUBMIT = """
 import json, sys
-import configs.environment
+import flows.environment
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments import run_deployment

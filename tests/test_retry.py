@@ -14,16 +14,16 @@ from slipway_command import REPOSITORY, user_environment
 
 PROGRAM = """
 import json, pathlib, sys
-import configs.environment
+import flows.environment
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
-from tasks import tensorflow_process
-from tasks.artifacts import DataReview
-from tasks.errors import EnvironmentFault, Rejected
-from tasks.runs.recorded_runs import recorded_run
-from tasks.stages import stage
+from tasks.processes import tensorflow_process
+from tasks.core.artifacts import DataReview
+from tasks.core.errors import EnvironmentFault, Rejected
+from flows.recorded_runs import recorded_run
+from tasks.runs.stages import stage
 
 CALLS = []
 FAILURES = [EnvironmentFault("the disk is full"), None]

@@ -23,18 +23,19 @@ from pipelines import written
 from prefect.logging import disable_run_logger
 from slipway_command import REPOSITORY
 
-from configs.loading import Pipeline, load_pipeline
-from flows import terminal
-from tasks import unfinished_deploys
-from tasks.artifacts import Check, Endpoint
-from tasks.errors import AlreadyRunning, ConfigError, DataError, EnvironmentFault
+from configs.loading.pipelines import Pipeline, load_pipeline
+from flows import recorded_runs
+from flows.command import terminal
+from tasks.core.artifacts import Check, Endpoint
+from tasks.core.errors import AlreadyRunning, ConfigError, DataError, EnvironmentFault
+from tasks.deploys import unfinished_deploys
 from tasks.reports import run_metrics
-from tasks.runs import interrupted_runs, recorded_runs, resumable_runs, run_folders, run_order
+from tasks.runs import interrupted_runs, resumable_runs, run_folders, run_order
 from tasks.runs.run_records import RunRecord
 
 HOLDER = """\
 import sys
-from configs.loading import load_pipeline
+from configs.loading.pipelines import load_pipeline
 from tasks.runs import run_folders
 pipeline = load_pipeline(sys.argv[1])
 with run_folders.opened(pipeline, run_folders.describe(pipeline, "held")):

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from configs.home import runs_folder
-from tasks.artifacts import Baseline, Check, Run, StageReport, Verdict
+from configs.schema.home import runs_folder
+from tasks.core.artifacts import Baseline, Check, Run, StageReport, Verdict
 from tasks.reports import run_metrics
 from tasks.runs import run_folders
 from tasks.runs.run_records import Outcome

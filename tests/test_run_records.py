@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
 
-from configs.errors import ConfigError, SlipwayError
-from tasks.artifacts import (
+from configs.loading.errors import ConfigError, SlipwayError
+from tasks.core.artifacts import (
     Baseline,
     Check,
     Endpoint,
@@ -25,10 +25,10 @@ from tasks.artifacts import (
     Verdict,
     Withdrawal,
 )
-from tasks.errors import DataError, ProcessDied, Rejected, SmokeTestFailed
+from tasks.core.errors import DataError, ProcessDied, Rejected, SmokeTestFailed
+from tasks.reports.verdicts import as_markdown
 from tasks.runs import run_records
 from tasks.runs.run_records import Event, RunRecord
-from tasks.runs.verdicts import as_markdown
 
 GOOD = Check("accuracy", "accuracy >= 0.9", 0.95, 0.9, True)
 BAD = Check("loss", "loss <= 1", 2.5, 1.0, False)

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from slipway_command import DIGITS
 
-from configs.loading import Pipeline, load_pipeline
-from flows.cli import main
-from tasks.artifacts import Baseline, Check, Picture, Run, SliceMetrics, StageReport, Verdict
+from configs.loading.pipelines import Pipeline, load_pipeline
+from flows import recorded_runs
+from flows.command.cli import main
+from tasks.core.artifacts import Baseline, Check, Picture, Run, SliceMetrics, StageReport, Verdict
 from tasks.reports import run_report
-from tasks.runs import recorded_runs, run_folders
+from tasks.runs import run_folders
 from tasks.servers.live_service import LiveService
 
 NOTHING = LiveService(None)

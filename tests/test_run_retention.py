@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from slipway_command import DIGITS
 
-from configs.loading import Pipeline, load_pipeline
-from flows.cli import main
-from tasks import deploy_journal
-from tasks.artifacts import Verdict
-from tasks.deploy_journal import Journal
-from tasks.errors import AlreadyRunning
-from tasks.runs import run_folders, run_retention
+from configs.loading.pipelines import Pipeline, load_pipeline
+from flows.command.cli import main
+from tasks.core.artifacts import Verdict
+from tasks.core.errors import AlreadyRunning
+from tasks.deploys import run_retention
+from tasks.runs import run_folders
+from tasks.state import deploy_journal
+from tasks.state.deploy_journal import Journal
 
 ENDED = Verdict("digits", "", "rejected", None, None, None, (), (), {}, None)
 OLD_DAYS = 100

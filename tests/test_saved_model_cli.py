@@ -12,13 +12,13 @@ import pytest
 import tensorflow as tf
 from pipelines import exported_digits, trained_digits, written
 
-from configs.errors import ConfigError
-from configs.schema import ValidationConfig, ValidationInput
+from configs.loading.errors import ConfigError
+from configs.schema.pipeline import ValidationConfig, ValidationInput
 from tasks.answers import validation_inputs
-from tasks.artifacts import Candidate, Check, Run
-from tasks.errors import ModelError, Rejected
+from tasks.core.artifacts import Candidate, Check, Run
+from tasks.core.errors import ModelError, Rejected
 from tasks.in_tensorflow import validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def small(folder: Path) -> tuple[Candidate, Run]:

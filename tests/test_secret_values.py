@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pipelines import written
 from slipway_command import Slipway
 
-from configs.errors import ConfigError
-from tasks import masking, secret_values
-from tasks.errors import EnvironmentFault
+from configs.loading.errors import ConfigError
+from tasks.core import masking
+from tasks.core.errors import EnvironmentFault
+from tasks.runs import secret_values
 
 VALUE = 'hunter2/"ü'
 INGEST = """

@@ -12,7 +12,7 @@ from tasks.answers import limits, offline_answers
 from tasks.answers.comparison import Limit
 from tasks.answers.limits import Limits
 from tasks.answers.served import Compared, ServerConditions
-from tasks.artifacts import Candidate, Signature
+from tasks.core.artifacts import Candidate, Signature
 from tasks.servers.serving_client import Answer
 
 SIGNATURE = Signature("s", "predict", {"x": "string[?]"}, {"y": "float32[?,1]", "table": "float32[2]"})

@@ -18,9 +18,9 @@ import yaml
 from free_ports import free_port
 from slipway_command import DIGITS
 
-from configs import ui_address
-from flows import service_command
-from flows.cli import main
+from flows import ui_address
+from flows.command import service_command
+from flows.command.cli import main
 
 NAMES = [
     "slipway-prefect.service",

@@ -12,14 +12,15 @@ import pytest
 from pipelines import run_of, written
 from slipway_command import DIGITS
 
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from flows import overview, plan_command, terminal
-from flows.cli import app, main
-from tasks import planning, rolling_back
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from flows.command import overview, plan_command, terminal
+from flows.command.cli import app, main
+from tasks.deploys import planning, rolling_back
 from tasks.runs import run_folders
-from tasks.servers import model_servers, model_status, server_records
-from tasks.servers.server_records import ServerRecord
+from tasks.servers import model_servers, model_status
+from tasks.state import server_records
+from tasks.state.server_records import ServerRecord
 
 LIVE = 1795860000
 

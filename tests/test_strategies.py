@@ -12,13 +12,13 @@ from pipelines import DIGITS, run_of, trained_digits
 from slipway_command import Slipway
 from waiting import eventually
 
-from configs.accelerators import AcceleratorConfig
-from configs.loading import load_pipeline
-from configs.schema import TrainingConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint
-from tasks.errors import ModelError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.accelerators import AcceleratorConfig
+from configs.schema.pipeline import TrainingConfig
+from tasks.core.artifacts import Checkpoint
+from tasks.core.errors import ModelError
 from tasks.estimators import strategies
+from tasks.processes import tensorflow_process
 
 TWO_CPUS = AcceleratorConfig(device="cpu", cpus=2)
 DEADLINE_SECONDS = 200.0

@@ -15,10 +15,10 @@ import pytest
 from pipelines import DIGITS, run_of, written
 from pydantic_core import to_jsonable_python
 
-from configs.loading import load_pipeline
-from tasks import tensorflow_process
-from tasks.artifacts import Examples, Run
-from tasks.errors import DataError, EnvironmentFault, ModelError, ProcessDied
+from configs.loading.pipelines import load_pipeline
+from tasks.core.artifacts import Examples, Run
+from tasks.core.errors import DataError, EnvironmentFault, ModelError, ProcessDied
+from tasks.processes import tensorflow_process
 
 INGEST = "import os, signal, time\nfrom pathlib import Path\ndef write(folder):\n    "
 
@@ -165,5 +165,5 @@ def test_a_fork_server_that_died_is_replaced() -> None:
 
 def test_the_parent_imports_no_tensorflow() -> None:
     """Neither this module nor the artifacts, errors and configs that it needs."""
-    program = "import sys, tasks.tensorflow_process; assert 'tensorflow' not in sys.modules"
+    program = "import sys, tasks.processes.tensorflow_process; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipelines import run_of, trained_digits, written
 
-from configs.features import FeatureSpec
-from configs.schema import DataConfig, TrainingConfig
-from tasks.errors import DataError
+from configs.schema.features import FeatureSpec
+from configs.schema.pipeline import DataConfig, TrainingConfig
+from tasks.core.errors import DataError
 from tasks.examples.csv_examples import parse_cell
 from tasks.examples.tf_examples import batches, parsing_spec, serialize, training_batches, write_records
 from tasks.in_tensorflow import ingest as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0;"), min_size=1)

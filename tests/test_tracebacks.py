@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import terminal
-from flows.reports import Reports
-from tasks.errors import DataError
+from flows.command import terminal
+from flows.command.reports import Reports
+from tasks.core.errors import DataError
 from tasks.runs import tracebacks
 
 

@@ -17,12 +17,12 @@ import pytest
 from pipelines import DIGITS, run_of, trained_digits, written
 from running_programs import running_programs
 
-from configs.loading import load_pipeline
-from configs.schema import PipelineConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint, Run
-from tasks.errors import DataError, EnvironmentFault, ModelError, ProcessDied
+from configs.loading.pipelines import load_pipeline
+from configs.schema.pipeline import PipelineConfig
+from tasks.core.artifacts import Checkpoint, Run
+from tasks.core.errors import DataError, EnvironmentFault, ModelError, ProcessDied
 from tasks.in_tensorflow import train as program
+from tasks.processes import tensorflow_process
 
 DEADLINE_SECONDS = 60.0
 
@@ -170,8 +170,8 @@ def test_a_killed_trainer_is_retryable_and_resumes_from_its_last_checkpoint(tmp_
 FLOW = """
 import sys, json
 from pydantic import TypeAdapter
-from tasks import tensorflow_process
-from tasks.artifacts import Checkpoint
+from tasks.processes import tensorflow_process
+from tasks.core.artifacts import Checkpoint
 from pathlib import Path
 asked = json.loads(Path(sys.argv[1]).read_text())
 tensorflow_process.run("train", Checkpoint, log=Path(sys.argv[2]), arguments=asked,

@@ -13,13 +13,13 @@ from slipway_command import REPOSITORY, user_environment
 
 PROGRAM = """
 import json, sys
-import configs.environment
+import flows.environment
 from pydantic_core import to_jsonable_python
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelled, Crashed, Pending, Running
 from flows.retrain import retrain
-from flows import trigger
-from tasks.runs.verdicts import exit_code
+from flows.command import trigger
+from tasks.reports.verdicts import exit_code
 
 def verdict(run):
     run = client.read_flow_run(run.id)

@@ -11,11 +11,11 @@ import tensorflow as tf
 from pipelines import run_of, written
 from slipway_command import Slipway
 
-from configs.errors import ConfigError
-from configs.loading import Pipeline
-from configs.model_checks import require_buildable
+from configs.loading.errors import ConfigError
+from configs.loading.model_checks import require_buildable
+from configs.loading.pipelines import Pipeline
 from tasks.in_tensorflow import build, evaluate, export, ingest, train, validate
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes.tensorflow_process import ignore_progress
 
 CENTERS = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
 MODEL = """\

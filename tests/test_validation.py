@@ -15,16 +15,16 @@ import pytest
 import tensorflow as tf
 from pipelines import exported_digits, trained_digits, written
 
-from configs.schema import AnswersConfig, ValidationConfig
-from tasks import tensorflow_process
+from configs.schema.pipeline import AnswersConfig, ValidationConfig
 from tasks.answers import limits, offline_answers
 from tasks.answers.comparison import Limit
 from tasks.answers.limits import Limits
-from tasks.artifacts import Candidate, Signature, Validation
-from tasks.errors import Rejected
+from tasks.core.artifacts import Candidate, Signature, Validation
+from tasks.core.errors import Rejected
 from tasks.exports.saved_models import serving_signature_defs, signatures
 from tasks.in_tensorflow import validate as program
-from tasks.tensorflow_process import ignore_progress
+from tasks.processes import tensorflow_process
+from tasks.processes.tensorflow_process import ignore_progress
 
 
 def run(candidate: Candidate, **validation: Any) -> Validation:
@@ -207,7 +207,7 @@ def _small(
     sizes: tuple[int, ...] = (1, 2, 4),
 ) -> tuple[Candidate, Any]:  # fmt: skip
     """The same, with 4 examples whose x is [i, 1]."""
-    from configs.features import FeatureSpec
+    from configs.schema.features import FeatureSpec
     from tasks.examples.tf_examples import serialize, write_records
 
     candidate = _candidate(folder, build, expected, sizes)
@@ -251,7 +251,7 @@ def test_ways_to_be_broken(
 
 def test_a_shape_that_the_signature_does_not_state() -> None:
     """The SignatureDef's promise is checked, apart from the offline answers."""
-    from tasks.answers.signature_runs import unlike
+    from tasks.exports.signature_runs import unlike
 
     with tf.Graph().as_default():
         info = tf.compat.v1.saved_model.build_tensor_info(tf.compat.v1.placeholder(tf.float32, [None, 3]))

@@ -14,11 +14,11 @@ from prefect.logging import disable_run_logger
 
 from model_server import checksums
 from model_server.status import Code, StatusError
-from tasks import model_versions, version_seals
-from tasks.artifacts import ModelVersion
+from tasks.core.artifacts import ModelVersion
+from tasks.core.errors import EnvironmentFault
 from tasks.deployment import deploy
-from tasks.errors import EnvironmentFault
-from tasks.rolling_back import roll_back
+from tasks.deploys.rolling_back import roll_back
+from tasks.state import model_versions, version_seals
 
 pytest_plugins = ["model_server_fixtures"]
 

@@ -14,11 +14,11 @@ from served_pipelines import asked, held_out, request_about
 from slipway_command import REPOSITORY, Slipway
 from test_training import arguments
 
-from configs.errors import ConfigError
-from configs.loading import load_pipeline
-from configs.training import WarmStartConfig
-from tasks.artifacts import Checkpoint
-from tasks.errors import ModelError
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import load_pipeline
+from configs.schema.training import WarmStartConfig
+from tasks.core.artifacts import Checkpoint
+from tasks.core.errors import ModelError
 from tasks.estimators.warm_start import Form, Plan, plan
 from tasks.in_tensorflow import train as program
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import configs.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
+import flows.environment  # noqa: F401  (first: it sets what Prefect reads when it is imported)
 
 # isort: split
 from prefect import flow, task
@@ -20,11 +20,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 
 from flows import policy
-from tasks import tensorflow_process
-from tasks.artifacts import Check, DataReview, Endpoint, ModelVersion, Withdrawal
-from tasks.errors import AlreadyRunning, ModelError, ProcessDied, Rejected, SmokeTestFailed
-from tasks.runs.recorded_runs import recorded_run
-from tasks.stages import stage
+from flows.recorded_runs import recorded_run
+from tasks.core.artifacts import Check, DataReview, Endpoint, ModelVersion, Withdrawal
+from tasks.core.errors import AlreadyRunning, ModelError, ProcessDied, Rejected, SmokeTestFailed
+from tasks.processes import tensorflow_process
+from tasks.runs.stages import stage
 
 CHECK = Check("accuracy", "accuracy >= 0.9", 0.5, 0.9, False)
 

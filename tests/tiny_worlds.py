@@ -17,18 +17,19 @@ from prefect.logging import disable_run_logger
 from rich.console import Console
 from waiting import eventually
 
-from configs.loading import Pipeline
-from flows import overview, terminal
-from tasks import deploy_journal, model_versions, undoing, unfinished_deploys
-from tasks.artifacts import ModelVersion, Run
-from tasks.deploy_journal import Journal
+from configs.loading.pipelines import Pipeline
+from flows.command import overview, terminal
+from tasks.core.artifacts import ModelVersion, Run
 from tasks.deployment import deploy
+from tasks.deploys import undoing, unfinished_deploys
+from tasks.deploys.rolling_back import roll_back
 from tasks.preflight import serving_target
-from tasks.rolling_back import roll_back
 from tasks.runs import interrupted_runs, run_folders
 from tasks.runs.run_folders import FlowRun
 from tasks.runs.run_records import RunRecord
-from tasks.servers import model_servers, model_status, server_records
+from tasks.servers import model_servers, model_status
+from tasks.state import deploy_journal, model_versions, server_records
+from tasks.state.deploy_journal import Journal
 
 NAME = "small"
 

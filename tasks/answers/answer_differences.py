@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.answers import comparison
 from tasks.answers.comparison import Limit
-from tasks.artifacts import AnswerDifference, OutputDifference
+from tasks.core.artifacts import AnswerDifference, OutputDifference
 
 MOST_SHOWN = 5
 """Examples of an output that are shown, those that differ most first."""

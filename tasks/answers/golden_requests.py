@@ -20,8 +20,8 @@ from tasks.answers.comparison import Comparison
 from tasks.answers.held_to import HeldTo
 from tasks.answers.limits import Limits
 from tasks.answers.served import ServerConditions
-from tasks.artifacts import Candidate, Check
-from tasks.errors import DataError, SmokeTestFailed
+from tasks.core.artifacts import Candidate, Check
+from tasks.core.errors import DataError, SmokeTestFailed
 from tasks.servers.serving_client import Answer, ServingClient
 
 Log = Any

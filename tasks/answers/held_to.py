@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tasks.answers import comparison, numerics
 from tasks.answers.comparison import Arrays, Comparison, Limit
 from tasks.answers.limits import Limits
-from tasks.artifacts import Check
+from tasks.core.artifacts import Check
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from configs.export import ANSWERS
-from configs.schema import DataConfig
-from tasks.artifacts import Candidate
+from configs.schema.export import ANSWERS
+from configs.schema.pipeline import DataConfig
+from tasks.core.artifacts import Candidate
 
 FOLDER = Path("assets.extra") / ANSWERS
 _CANDIDATE = "candidate.json"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from configs.answers import Near, Tolerance, Ulps
+from configs.schema.answers import Near, Tolerance, Ulps
 from tasks.answers import comparison
 from tasks.answers.comparison import Limit
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.answers.comparison import Arrays
-from tasks.artifacts import Signature
+from tasks.core.artifacts import Signature
 
 Source = Literal["predicted", "exported"]
 """Who answered: `estimator.predict`, or the SavedModel in a Python session."""

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from configs.features import FeatureSpecs
-from tasks.artifacts import Signature
+from configs.schema.features import FeatureSpecs
+from tasks.core.artifacts import Signature
 from tasks.examples.tf_examples import parsing_spec
 
 

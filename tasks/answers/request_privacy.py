@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from configs.features import stored_in_examples
-from configs.schema import DataConfig, GoldenConfig
+from configs.schema.features import stored_in_examples
+from configs.schema.pipeline import DataConfig, GoldenConfig
 from tasks.answers.golden_requests import Log, request
-from tasks.artifacts import Candidate
-from tasks.errors import DataError
+from tasks.core.artifacts import Candidate
+from tasks.core.errors import DataError
 
 
 class Privacy:

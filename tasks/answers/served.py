@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from configs.schema import DataConfig
+from configs.schema.pipeline import DataConfig
 from tasks.answers import comparison, held_to, limits
 from tasks.answers.comparison import Comparison
 from tasks.answers.held_to import HeldTo
 from tasks.answers.offline_answers import Expected
 from tasks.answers.request_inputs import request_inputs
-from tasks.artifacts import Candidate, Check, Endpoint, Signature
-from tasks.errors import SmokeTestFailed
+from tasks.core.artifacts import Candidate, Check, Endpoint, Signature
+from tasks.core.errors import SmokeTestFailed
 from tasks.servers import model_status
 from tasks.servers.serving_client import Answer, ServingClient
 

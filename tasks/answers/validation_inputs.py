@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorflow.python.tools import saved_model_cli
 
-from configs.schema import ValidationConfig, ValidationInput
+from configs.schema.pipeline import ValidationConfig, ValidationInput
 from tasks.answers import comparison, limits
 from tasks.answers.comparison import Limit
-from tasks.artifacts import Candidate, Check, Run
-from tasks.errors import ModelError
+from tasks.core.artifacts import Candidate, Check, Run
+from tasks.core.errors import ModelError
 
 TIMEOUT_SECONDS = 600
 _SCRIPT = Path(__file__).parents[1] / "in_tensorflow" / "isolated_inputs.py"

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import psutil
 
-from tasks.errors import EnvironmentFault
+from tasks.core.errors import EnvironmentFault
 
 _CONNECT_SECONDS = 5.0
 Ports = tuple[int, int] | None

@@ -16,7 +16,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Pending
 
-from tasks.errors import EnvironmentFault, ProcessDied, SlipwayError, error_named
+from tasks.core.errors import EnvironmentFault, ProcessDied, SlipwayError, error_named
 
 FLOW = "cluster-role"
 _CHECKOUT = Path(__file__).resolve().parents[2]

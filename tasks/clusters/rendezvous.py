@@ -26,8 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks import durable_files
-from tasks.errors import ProcessDied
+from tasks.core import durable_files
+from tasks.core.errors import ProcessDied
 
 SECONDS_BETWEEN_LOOKS = 0.25
 CHIEF = "chief"

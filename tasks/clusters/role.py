@@ -13,16 +13,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from configs.cluster import ClusterConfig
-from configs.schema import TrainingConfig
-from tasks import tensorflow_process
-from tasks.artifacts import Examples, Run
+from configs.schema.cluster import ClusterConfig
+from configs.schema.pipeline import TrainingConfig
 from tasks.clusters.addresses import require_reachable, seat
+from tasks.clusters.cluster import Task
 from tasks.clusters.relay import relays
 from tasks.clusters.rendezvous import SECONDS_BETWEEN_LOOKS, Over, Patience, Rendezvous
-from tasks.errors import EnvironmentFault
-from tasks.estimators.cluster import Task
-from tasks.tensorflow_process import Child
+from tasks.core.artifacts import Examples, Run
+from tasks.core.errors import EnvironmentFault
+from tasks.processes import tensorflow_process
+from tasks.processes.tensorflow_process import Child
 
 _GRACE_SECONDS = 5.0
 

@@ -20,15 +20,15 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 from pydantic_core import to_jsonable_python
 
-from configs.cluster import ClusterConfig
-from configs.schema import TrainingConfig
-from tasks.artifacts import Run
+from configs.schema.cluster import ClusterConfig
+from configs.schema.pipeline import TrainingConfig
 from tasks.clusters import flow_runs
 from tasks.clusters.addresses import require_reachable, seat
+from tasks.clusters.cluster import SECONDS_TO_END, SECONDS_TO_EVALUATE, RemoteCluster, Task, parts
 from tasks.clusters.rendezvous import CHIEF, SECONDS_BETWEEN_LOOKS, Rendezvous, Watch
-from tasks.errors import EnvironmentFault, ProcessDied, RetryableError, SlipwayError
-from tasks.estimators.cluster import SECONDS_TO_END, SECONDS_TO_EVALUATE, RemoteCluster, Task, parts
-from tasks.stages import report
+from tasks.core.artifacts import Run
+from tasks.core.errors import EnvironmentFault, ProcessDied, RetryableError, SlipwayError
+from tasks.runs.stages import report
 
 _SECONDS_BETWEEN_QUESTIONS = 1.0
 _SECONDS_TO_CANCEL = 15.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from configs.schema import DataConfig
+from configs.schema.pipeline import DataConfig
+from tasks.core.errors import DataError
 from tasks.data_quality import statistics
-from tasks.errors import DataError
 
 _NO_NUMBER = re.compile(r"\b(nan|inf|infinity)\b", re.IGNORECASE)
 _MOST_CLASSES = re.compile(r"Labels must be <= n_classes - 1.*\[y [^]]*\] \[(\d+)\]", re.DOTALL)

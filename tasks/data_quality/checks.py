@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from configs.data_gates import DataGates, DriftConfig, FeatureLimits
-from tasks.artifacts import Check
+from configs.schema.data_gates import DataGates, DriftConfig, FeatureLimits
+from tasks.core.artifacts import Check
 from tasks.data_quality import drift
 from tasks.data_quality.statistics import FeatureStatistics, Statistics
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.accelerators import Accelerator, AcceleratorConfig
-from tasks.errors import EnvironmentFault
+from configs.schema.accelerators import Accelerator, AcceleratorConfig
+from tasks.core.errors import EnvironmentFault
 
 
 def claim(accelerator: Accelerator) -> Any:

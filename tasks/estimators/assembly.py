@@ -6,12 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import DataConfig, ModelConfig, TrainingConfig
-from tasks.artifacts import Run
-from tasks.errors import ModelError
+from configs.schema.pipeline import DataConfig, ModelConfig, TrainingConfig
+from tasks.core.artifacts import Run
+from tasks.core.errors import ModelError
+from tasks.core.references import resolve
 from tasks.estimators import canned_estimators, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of, seen_by_model
-from tasks.references import resolve
 
 
 def build(

@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.training import BestCheckpointConfig
-from tasks import durable_files
-from tasks.errors import ModelError
+from configs.schema.training import BestCheckpointConfig
+from tasks.core import durable_files
+from tasks.core.errors import ModelError
 
 _RECORD = "best.json"
 

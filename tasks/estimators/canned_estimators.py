@@ -10,10 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs import canned
-from configs.features import CombinedColumns, FeatureSpecs
-from configs.schema import DataConfig, ModelConfig
-from tasks.errors import ModelError
+from configs.loading import canned
+from configs.schema.features import CombinedColumns, FeatureSpecs
+from configs.schema.pipeline import DataConfig, ModelConfig
+from tasks.core.errors import ModelError
 from tasks.estimators import feature_columns
 
 CANNED = tuple(canned.ESTIMATORS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.errors import ModelError
+from tasks.core.errors import ModelError
 from tasks.estimators import best_checkpoints
 from tasks.estimators.best_checkpoints import Best
 from tasks.estimators.checkpoints import prefix_at, saved

@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 from tensorflow.python.trackable.base import OBJECT_GRAPH_PROTO_KEY
 
-from tasks import model_versions
-from tasks.errors import ModelError
+from tasks.core.errors import ModelError
+from tasks.state import model_versions
 
 _SET_ASIDE = "damaged"
 # What a status of the C++ reader becomes: its data end too early as an IndexError, for one.

@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs import features as config
-from configs.features import FeatureSpec, FeatureSpecs
-from tasks.errors import ModelError
+from configs.schema import features as config
+from configs.schema.features import FeatureSpec, FeatureSpecs
+from tasks.core.errors import ModelError
 
 
 def build(columns: Iterable[config.FeatureColumn] | None, specs: FeatureSpecs, folder: Path) -> list[Any]:

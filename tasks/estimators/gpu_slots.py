@@ -11,8 +11,8 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 
-from configs.accelerators import Accelerator, AcceleratorConfig
-from tasks.stages import report
+from configs.schema.accelerators import Accelerator, AcceleratorConfig
+from tasks.runs.stages import report
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 

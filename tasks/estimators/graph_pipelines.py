@@ -24,10 +24,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import ModelConfig
-from tasks.artifacts import Run
-from tasks.errors import ModelError
-from tasks.references import resolve
+from configs.schema.pipeline import ModelConfig
+from tasks.core.artifacts import Run
+from tasks.core.errors import ModelError
+from tasks.core.references import resolve
 
 TRAIN, EVAL, SERVE = "train", "eval", "serve"
 _RESULTS = {"loss", "train_op", "metrics", "signatures"}

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from tasks import process_identity
-from tasks.artifacts import Run
-from tasks.errors import EnvironmentFault
+from tasks.core.artifacts import Run
+from tasks.core.errors import EnvironmentFault
+from tasks.state import process_identity
 
 SECONDS_TO_SAVE = 30.0
 """As long as an interrupted flow waits for its trainer."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import TrainingConfig
-from tasks.errors import ModelError
+from configs.schema.pipeline import TrainingConfig
+from tasks.core.errors import ModelError
 
 
 def build(training: TrainingConfig) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import TrainingConfig
+from configs.schema.pipeline import TrainingConfig
 
 SECONDS_BETWEEN_REPORTS = 1.0
 _STATEFUL_RANDOM_OPS = {

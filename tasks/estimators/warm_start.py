@@ -12,10 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.training import TrainingConfig, WarmStartConfig
-from tasks import durable_files
-from tasks.artifacts import Run
-from tasks.errors import ModelError
+from configs.schema.training import TrainingConfig, WarmStartConfig
+from tasks.core import durable_files
+from tasks.core.artifacts import Run
+from tasks.core.errors import ModelError
 from tasks.estimators.checkpoints import damage, keys, prefix_at
 
 _KEY = "training.warm_start"

@@ -14,16 +14,16 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from configs.answers import Near
+from configs.schema.answers import Near
 from tasks.answers import comparison, limits
-from tasks.answers.predictions import predict_signatures
 from tasks.answers.request_inputs import request_inputs
-from tasks.artifacts import Baseline
+from tasks.core.artifacts import Baseline
 from tasks.evaluations import slices
 from tasks.evaluations.measuring import Measure
 from tasks.evaluations.slices import Part
 from tasks.examples.tf_examples import read_records, write_records
 from tasks.exports import saved_models
+from tasks.exports.predictions import predict_signatures
 
 _ASKED = 32
 """Examples that tell whether an Estimator is the served model."""

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema import DataConfig, ModelConfig, Recipe
+from configs.schema.pipeline import DataConfig, ModelConfig, Recipe
 from tasks.answers.request_inputs import request_inputs
-from tasks.artifacts import Signature
-from tasks.errors import ModelError
+from tasks.core.artifacts import Signature
+from tasks.core.errors import ModelError
 from tasks.evaluations.answered import Answered
 from tasks.examples.tf_examples import parsing_spec, read_records
 from tasks.exports import given_models

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Recipe
-from tasks.artifacts import Run
+from configs.schema.pipeline import Recipe
+from tasks.core.artifacts import Run
 from tasks.estimators import assembly
 from tasks.examples.preprocessing import preprocess_of
 from tasks.examples.tf_examples import Preprocess, batches

@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.features import FeatureSpecs
-from configs.schema import Recipe
-from tasks.artifacts import SliceMetrics
+from configs.schema.features import FeatureSpecs
+from configs.schema.pipeline import Recipe
+from tasks.core.artifacts import SliceMetrics
 from tasks.evaluations.measuring import Measure, plain_numbers
 from tasks.examples.tf_examples import examples_spec, parsing_spec
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.data import MISSING_VALUES
-from configs.features import FeatureSpec, FeatureSpecs
-from tasks.errors import DataError
+from configs.schema.data import MISSING_VALUES
+from configs.schema.features import FeatureSpec, FeatureSpecs
+from tasks.core.errors import DataError
 from tasks.examples.tf_examples import serialize
 
 SEPARATOR = ";"

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from configs.features import FeatureSpec, FeatureSpecs, stored_in_examples
-from tasks.errors import DataError
+from configs.schema.features import FeatureSpec, FeatureSpecs, stored_in_examples
+from tasks.core.errors import DataError
 from tasks.examples.csv_examples import may_be_missing, values_of
 from tasks.examples.example_sources import Batch
 from tasks.examples.tf_examples import parsing_spec

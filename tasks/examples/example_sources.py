@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.features import FeatureSpecs
-from configs.schema import DataConfig
-from tasks.errors import DataError
+from configs.schema.features import FeatureSpecs
+from configs.schema.pipeline import DataConfig
+from tasks.core.errors import DataError
 from tasks.examples import parquet_examples
 from tasks.examples.csv_examples import CsvConverter
 

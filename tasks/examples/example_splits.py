@@ -12,9 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import SplitConfig
-from tasks.artifacts import Examples, Split
-from tasks.errors import DataError
+from configs.schema.pipeline import SplitConfig
+from tasks.core.artifacts import Examples, Split
+from tasks.core.errors import DataError
 
 SHARDS = {"train": 4, "eval": 1, "sample": 1}
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.features import FeatureSpec, FeatureSpecs
-from tasks.errors import DataError
+from configs.schema.features import FeatureSpec, FeatureSpecs
+from tasks.core.errors import DataError
 from tasks.examples import parquet_files
 from tasks.examples.csv_examples import INT64, may_be_missing, require_column, values_of
 from tasks.examples.parquet_files import Column

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.errors import DataError, EnvironmentFault
+from tasks.core.errors import DataError, EnvironmentFault
 
 Dtype = Literal["float32", "int64", "string"]
 

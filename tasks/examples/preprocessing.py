@@ -11,12 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.features import FeatureSpec, FeatureSpecs
-from configs.schema import ModelConfig
-from tasks.artifacts import Run
-from tasks.errors import ModelError
+from configs.schema.features import FeatureSpec, FeatureSpecs
+from configs.schema.pipeline import ModelConfig
+from tasks.core.artifacts import Run
+from tasks.core.errors import ModelError
+from tasks.core.references import resolve
 from tasks.examples.tf_examples import Preprocess, parsing_spec
-from tasks.references import resolve
 
 
 def preprocess_of(model: ModelConfig, run: Run) -> Preprocess | None:

@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from configs.data_gates import DataGates, FeatureLimits
-from configs.features import FeatureSpecs, stored_in_examples
+from configs.schema.data_gates import DataGates, FeatureLimits
+from configs.schema.features import FeatureSpecs, stored_in_examples
+from tasks.core.errors import DataError
 from tasks.data_quality.statistics import MOST_VALUES, FeatureStatistics, Point, Statistics
-from tasks.errors import DataError
 from tasks.examples.example_sources import Batch
 
 _SAMPLED = 50_000

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from configs.features import FeatureSpec, FeatureSpecs
-from configs.schema import DataConfig, TrainingConfig
+from configs.schema.features import FeatureSpec, FeatureSpecs
+from configs.schema.pipeline import DataConfig, TrainingConfig
 
 Preprocess = Callable[[Mapping[str, Any]], dict[str, Any]]
 """From parsed features to what the model sees; see `tasks/examples/preprocessing.py`."""

@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from configs.export import ANSWERS, MANIFEST, SERVING
-from configs.schema import ExportConfig
-from tasks.artifacts import Check, Checkpoint, Examples, Run
-from tasks.errors import ModelError
+from configs.schema.export import ANSWERS, MANIFEST, SERVING
+from configs.schema.pipeline import ExportConfig
+from tasks.core.artifacts import Check, Checkpoint, Examples, Run
+from tasks.core.errors import ModelError
 from tasks.exports import source_digests
 
 _PACKAGES = ("slipway", "tensorflow", "tensorflow-estimator", "numpy", "protobuf", "prefect")

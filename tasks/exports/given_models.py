@@ -15,18 +15,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.given_model import found_in
-from configs.schema import AnswersConfig, DataConfig, ModelConfig
+from configs.loading.given_model import found_in
+from configs.schema.pipeline import AnswersConfig, DataConfig, ModelConfig
 from tasks.answers import offline_answers
 from tasks.answers.comparison import Arrays
 from tasks.answers.request_inputs import request_inputs
-from tasks.answers.signature_runs import SignatureRun
-from tasks.artifacts import Checkpoint, Examples, Run, Signature
-from tasks.errors import ModelError
+from tasks.core.artifacts import Checkpoint, Examples, Run, Signature
+from tasks.core.errors import ModelError
 from tasks.examples.tf_examples import read_records, write_records
 from tasks.exports import row_independence, saved_models
 from tasks.exports.saved_models import form
 from tasks.exports.serving_inputs import RAW, require_askable
+from tasks.exports.signature_runs import SignatureRun
 
 ANSWERED_BY = "the SavedModel itself"
 _NOT_TAKEN = ("assets.extra/manifest.json", "assets.extra/answers")

@@ -13,9 +13,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.saved_model.model_utils import export_utils
 
-from configs.schema import DataConfig, ExportConfig
-from tasks.artifacts import Checkpoint
-from tasks.errors import ModelError
+from configs.schema.pipeline import DataConfig, ExportConfig
+from tasks.core.artifacts import Checkpoint
+from tasks.core.errors import ModelError
 from tasks.estimators.graph_pipelines import SERVE, TRAIN, GraphFunction
 from tasks.examples.tf_examples import Preprocess, examples_spec, parsing_spec, split_labels
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 
-from tasks.artifacts import Check
-from tasks.errors import Rejected
+from tasks.core.artifacts import Check
+from tasks.core.errors import Rejected
 
 # Names of TensorFlow 2.15's registry (TF_GetAllOpList), by what they reach.
 _REFUSED = re.compile(

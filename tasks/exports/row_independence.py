@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks.errors import ModelError
+from tasks.core.errors import ModelError
 
 _PROGRAM = "model_server.row_independence"
 _TIMEOUT_SECONDS = 300

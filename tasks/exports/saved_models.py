@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tensorflow as tf
 from tensorflow.python.saved_model import loader_impl
 
-from tasks.artifacts import Signature
+from tasks.core.artifacts import Signature
 
 SERVE = tf.saved_model.SERVING
 _OWN = "__saved_model_"  # init and train ops are kept as signatures of such names

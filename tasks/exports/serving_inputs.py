@@ -8,13 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.features import FeatureSpecs
-from configs.schema import ExportConfig
-from tasks.artifacts import Run
-from tasks.errors import ModelError
+from configs.schema.features import FeatureSpecs
+from configs.schema.pipeline import ExportConfig
+from tasks.core.artifacts import Run
+from tasks.core.errors import ModelError
+from tasks.core.references import resolve
 from tasks.examples.tf_examples import Preprocess, parsing_spec
 from tasks.exports.saved_models import form
-from tasks.references import resolve
 
 PARSING, RAW = "parsing", "raw"
 

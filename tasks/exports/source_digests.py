@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from configs.home import home
+from configs.schema.home import home
 
 _MODULE = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SECTIONS = ("data", "model", "training", "export")

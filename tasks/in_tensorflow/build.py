@@ -12,10 +12,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.model_checks import near
-from configs.schema import DataConfig, EvaluationConfig, ExportConfig, ModelConfig, TrainingConfig
-from tasks.artifacts import BuiltModel, Run
-from tasks.errors import ConfigError, ModelError, SlipwayError
+from configs.loading.model_checks import near
+from configs.schema.pipeline import (
+    DataConfig,
+    EvaluationConfig,
+    ExportConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from tasks.core.artifacts import BuiltModel, Run
+from tasks.core.errors import ConfigError, ModelError, SlipwayError
 from tasks.estimators import assembly
 from tasks.estimators.canned_estimators import seen_in_training
 from tasks.evaluations import given_metrics

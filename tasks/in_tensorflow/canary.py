@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import DataConfig, SmokeTestConfig
+from configs.schema.pipeline import DataConfig, SmokeTestConfig
 from tasks.answers import golden_requests, offline_answers, served
 from tasks.answers.served import ServerConditions
-from tasks.artifacts import Canary, Candidate, Check, Endpoint
-from tasks.errors import Rejected
+from tasks.core.artifacts import Canary, Candidate, Check, Endpoint
+from tasks.core.errors import Rejected
 from tasks.examples.tf_examples import read_records
 from tasks.in_tensorflow.smoke_test import latencies, latency_check
 from tasks.servers.serving_client import ServingClient

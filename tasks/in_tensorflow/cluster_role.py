@@ -6,15 +6,16 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks import fork_server
-from tasks.artifacts import Examples, Run
-from tasks.estimators import accelerators, assembly, cluster_training, strategies
+from configs.schema.pipeline import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from tasks.clusters import cluster_training
+from tasks.clusters.cluster import Task
+from tasks.core.artifacts import Examples, Run
+from tasks.estimators import accelerators, assembly, strategies
 from tasks.estimators.canned_estimators import seen_in_training
-from tasks.estimators.cluster import Task
 from tasks.examples.preprocessing import preprocess_of
+from tasks.examples.tensorflow_errors import explained
 from tasks.examples.tf_examples import batches, training_batches
-from tasks.tensorflow_errors import explained
+from tasks.processes import fork_server
 
 
 def run(

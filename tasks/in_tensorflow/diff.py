@@ -11,12 +11,12 @@ from tasks.answers import answer_differences, limits, offline_answers
 from tasks.answers.comparison import Arrays
 from tasks.answers.kept_answers import Kept
 from tasks.answers.request_inputs import request_inputs
-from tasks.answers.signature_runs import SignatureRun
-from tasks.artifacts import OutputDifference
-from tasks.errors import ModelError
+from tasks.core.artifacts import OutputDifference
+from tasks.core.errors import ModelError
 from tasks.estimators import accelerators
 from tasks.examples.tf_examples import read_records
 from tasks.exports import saved_models
+from tasks.exports.signature_runs import SignatureRun
 
 
 def run(

@@ -9,16 +9,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import AnswersConfig, Recipe
-from tasks.answers import limits, numerics, predictions
+from configs.schema.pipeline import AnswersConfig, Recipe
+from tasks.answers import limits, numerics
 from tasks.answers.limits import Limits
-from tasks.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run, SliceMetrics
+from tasks.core.artifacts import Baseline, Checkpoint, Evaluation, Examples, Picture, Run, SliceMetrics
 from tasks.estimators import accelerators
 from tasks.evaluations import answered, baselines, given_metrics, slices, training_curves
 from tasks.evaluations.measuring import Measure
-from tasks.exports import given_models
+from tasks.examples.tensorflow_errors import explained
+from tasks.exports import given_models, predictions
 from tasks.reports import pictures
-from tasks.tensorflow_errors import explained
 
 Progress = Callable[[Mapping[str, Any]], None]
 _BY_ITS_ANSWERS = "evaluated on the same examples, by its own answers"

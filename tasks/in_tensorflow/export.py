@@ -11,17 +11,24 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from configs.schema import AnswersConfig, DataConfig, ExportConfig, ModelConfig, TrainingConfig
-from tasks.answers import limits, numerics, offline_answers, predictions
+from configs.schema.pipeline import AnswersConfig, DataConfig, ExportConfig, ModelConfig, TrainingConfig
+from tasks.answers import limits, numerics, offline_answers
 from tasks.answers.limits import Limits
-from tasks.answers.predictions import BySize
-from tasks.artifacts import Candidate, Checkpoint, Examples, Run, Signature
-from tasks.errors import ModelError
+from tasks.core.artifacts import Candidate, Checkpoint, Examples, Run, Signature
+from tasks.core.errors import ModelError
 from tasks.estimators import accelerators, assembly, checkpoints, graph_pipelines
 from tasks.examples.preprocessing import preprocess_of
-from tasks.exports import extra_assets, given_models, graph_exports, row_independence, saved_models
+from tasks.examples.tensorflow_errors import explained
+from tasks.exports import (
+    extra_assets,
+    given_models,
+    graph_exports,
+    predictions,
+    row_independence,
+    saved_models,
+)
+from tasks.exports.predictions import BySize
 from tasks.exports.serving_inputs import RAW, receiver_for, require_askable, takes_features
-from tasks.tensorflow_errors import explained
 
 
 def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)

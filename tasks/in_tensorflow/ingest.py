@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.features import stored_in_examples
-from configs.schema import DataConfig
-from tasks.artifacts import Examples, Run
+from configs.schema.features import stored_in_examples
+from configs.schema.pipeline import DataConfig
+from tasks.core.artifacts import Examples, Run
+from tasks.core.errors import DataError
+from tasks.core.references import resolve
 from tasks.data_quality import statistics
-from tasks.errors import DataError
 from tasks.examples.example_checks import ExampleChecker
 from tasks.examples.example_sources import Batch, csv_batches, parquet_batches, tfrecord_batches
 from tasks.examples.example_splits import SplitWriter
 from tasks.examples.statistics_collector import StatisticsCollector
+from tasks.examples.tensorflow_errors import disk_named, is_disk_full
 from tasks.examples.tf_examples import examples_spec
-from tasks.references import resolve
-from tasks.tensorflow_errors import disk_named, is_disk_full
 
 SECONDS_BETWEEN_REPORTS = 1.0
 

@@ -13,10 +13,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.tools import inspect_checkpoint, saved_model_cli
 
-from tasks import model_versions
-from tasks.artifacts import Inspection
-from tasks.errors import ConfigError, ModelError
+from tasks.core.artifacts import Inspection
+from tasks.core.errors import ConfigError, ModelError
 from tasks.estimators.checkpoints import damage, prefix_at
+from tasks.state import model_versions
 
 
 def run(_progress: Callable[[Mapping[str, Any]], None], path: Path, values: Sequence[str] = ()) -> Inspection:

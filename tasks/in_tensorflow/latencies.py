@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import DataConfig, LatencyConfig, SmokeTestConfig
+from configs.schema.pipeline import DataConfig, LatencyConfig, SmokeTestConfig
 from tasks.answers import offline_answers, served
 from tasks.answers.served import Ask
-from tasks.artifacts import Candidate, Check, Endpoint, Latencies
-from tasks.errors import SmokeTestFailed
+from tasks.core.artifacts import Candidate, Check, Endpoint, Latencies
+from tasks.core.errors import SmokeTestFailed
 from tasks.examples.tf_examples import read_records
 from tasks.servers.serving_client import Answer, ServingClient
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from tensorflow.core.framework import types_pb2
 
-from configs.schema import DataConfig
+from configs.schema.pipeline import DataConfig
 from tasks.answers.served import apis
-from tasks.artifacts import Probe, Signature
-from tasks.errors import SmokeTestFailed
+from tasks.core.artifacts import Probe, Signature
+from tasks.core.errors import SmokeTestFailed
 from tasks.examples.tf_examples import read_records
 from tasks.exports.saved_models import signature
 from tasks.servers.serving_client import Answer, ServingClient

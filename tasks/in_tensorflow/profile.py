@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-not-found]
 
-from tasks.errors import DataError
+from tasks.core.errors import DataError
 from tasks.examples.example_sources import tfrecord_batches
 from tasks.samples.profiles import MOST_EXAMPLES, Dtype, Sample, Tally
 

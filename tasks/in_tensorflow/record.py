@@ -10,12 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import DataConfig, GoldenConfig
+from configs.schema.pipeline import DataConfig, GoldenConfig
 from tasks.answers import golden_requests, offline_answers
 from tasks.answers.golden_requests import Log
 from tasks.answers.request_privacy import Privacy
-from tasks.artifacts import Candidate, Recording
-from tasks.errors import DataError
+from tasks.core.artifacts import Candidate, Recording
+from tasks.core.errors import DataError
 from tasks.examples.tf_examples import read_records
 
 

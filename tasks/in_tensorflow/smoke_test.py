@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from configs.schema import DataConfig, SmokeTestConfig
-from tasks.answers import golden_requests, offline_answers, served
+from configs.schema.pipeline import DataConfig, SmokeTestConfig
+from tasks.answers import golden_requests, offline_answers, rest_requests, served
 from tasks.answers.served import Ask, Compared, ServerConditions
-from tasks.artifacts import Candidate, Check, Endpoint, Run, SmokeTest
-from tasks.errors import AnswersDiffer, SmokeTestFailed
+from tasks.core.artifacts import Candidate, Check, Endpoint, Run, SmokeTest
+from tasks.core.errors import AnswersDiffer, SmokeTestFailed
 from tasks.examples.tf_examples import read_records
 from tasks.reports import pictures
-from tasks.servers import rest_requests
 from tasks.servers.serving_client import ServingClient
 
 _PAUSE_SECONDS = 0.05

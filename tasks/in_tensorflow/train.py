@@ -9,9 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
-from tasks.artifacts import Checkpoint, Examples, Run
-from tasks.errors import ModelError
+from configs.schema.pipeline import DataConfig, EvaluationConfig, ModelConfig, TrainingConfig
+from tasks.clusters.cluster import RemoteCluster
+from tasks.clusters.cluster_training import Chief
+from tasks.core.artifacts import Checkpoint, Examples, Run
+from tasks.core.errors import ModelError
 from tasks.estimators import (
     accelerators,
     assembly,
@@ -23,8 +25,6 @@ from tasks.estimators import (
 )
 from tasks.estimators.best_checkpoints import KeepBest
 from tasks.estimators.canned_estimators import seen_in_training
-from tasks.estimators.cluster import RemoteCluster
-from tasks.estimators.cluster_training import Chief
 from tasks.estimators.training_hooks import (
     ReportEvaluation,
     ReportProgress,
@@ -32,9 +32,9 @@ from tasks.estimators.training_hooks import (
     WarnOfRandomOps,
 )
 from tasks.examples.preprocessing import preprocess_of
+from tasks.examples.tensorflow_errors import explained
 from tasks.examples.tf_examples import Position, batches, training_batches
 from tasks.exports import given_models
-from tasks.tensorflow_errors import explained
 
 EXIT_CODE_OF_SIGTERM = 143
 

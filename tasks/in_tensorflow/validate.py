@@ -7,19 +7,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from configs.schema import DataConfig, ValidationConfig
+from configs.schema.pipeline import DataConfig, ValidationConfig
 from tasks.answers import comparison, limits, numerics, offline_answers, validation_inputs
 from tasks.answers.comparison import Arrays, Comparison
 from tasks.answers.held_to import HeldTo, summary
 from tasks.answers.limits import Limits
 from tasks.answers.offline_answers import Expected
 from tasks.answers.request_inputs import request_inputs
-from tasks.answers.signature_runs import SignatureRun
-from tasks.artifacts import Candidate, Check, Run, Signature, Validation
-from tasks.errors import Rejected
+from tasks.core.artifacts import Candidate, Check, Run, Signature, Validation
+from tasks.core.errors import Rejected
 from tasks.estimators import accelerators
 from tasks.examples.tf_examples import read_records
 from tasks.exports import op_policy, saved_models
+from tasks.exports.signature_runs import SignatureRun
 
 
 def run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.artifacts import Evaluation, Run
+from tasks.core.artifacts import Evaluation, Run
 from tasks.reports import markdown
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 
-from tasks.artifacts import Baseline, Picture, SliceMetrics
+from tasks.core.artifacts import Baseline, Picture, SliceMetrics
 
 _MOST_METRICS = 12
 _COUNTS = ("global_step",)

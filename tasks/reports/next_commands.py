@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from configs.errors import ConfigError
-from tasks.errors import error_named
+from configs.loading.errors import ConfigError
+from tasks.core.errors import error_named
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from tasks.artifacts import Picture, Run
+from tasks.core.artifacts import Picture, Run
 from tasks.evaluations.answered import Answered
 from tasks.evaluations.training_curves import Curves
 

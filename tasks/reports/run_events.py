@@ -21,7 +21,7 @@ from typing import Any
 from prefect.events import emit_event
 from pydantic_core import to_jsonable_python
 
-from tasks.artifacts import Verdict
+from tasks.core.artifacts import Verdict
 
 _log = logging.getLogger(__name__)
 _OF_VERSIONS = ("deployed", "rejected", "rolled_back", "restored")

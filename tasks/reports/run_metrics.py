@@ -12,9 +12,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from configs.home import home, make_readable
-from tasks import durable_files
-from tasks.artifacts import Verdict
+from configs.schema.home import home, make_readable
+from tasks.core import durable_files
+from tasks.core.artifacts import Verdict
 from tasks.runs import run_folders
 
 _log = logging.getLogger(__name__)

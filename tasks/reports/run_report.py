@@ -21,17 +21,18 @@ from typing import Any
 import jinja2
 from pydantic import TypeAdapter, ValidationError
 
-from configs.home import runs_folder
-from configs.loading import Pipeline, load_pipeline
-from tasks import deploy_journal, durable_files, masking, secret_values
-from tasks.artifacts import Baseline, Check, Evaluation, Run, SliceMetrics, StageReport, Verdict
-from tasks.errors import SlipwayError
+from configs.loading.pipelines import Pipeline, load_pipeline
+from configs.schema.home import runs_folder
+from tasks.core import durable_files, masking
+from tasks.core.artifacts import Baseline, Check, Evaluation, Run, SliceMetrics, StageReport, Verdict
+from tasks.core.errors import SlipwayError
 from tasks.exports import extra_assets
 from tasks.reports import next_commands
 from tasks.reports.markdown import shown
-from tasks.runs import run_folders, tracebacks
+from tasks.runs import run_folders, secret_values, tracebacks
 from tasks.servers import live_service
 from tasks.servers.live_service import LiveService
+from tasks.state import deploy_journal
 
 NAME = "report.html"
 GOOD = ("deployed", "trained", "checked", "skipped", "restored")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.artifacts import Endpoint, SmokeTest
+from tasks.core.artifacts import Endpoint, SmokeTest
 from tasks.reports import markdown
 
 

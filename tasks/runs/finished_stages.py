@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from tasks import durable_files, model_versions
-from tasks.artifacts import Candidate, Checkpoint, Examples, Run
+from tasks.core import durable_files
+from tasks.core.artifacts import Candidate, Checkpoint, Examples, Run
+from tasks.state import model_versions
 
 Artifact = TypeVar("Artifact")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from configs.home import home, runs_folder
+from configs.schema.home import home, runs_folder
 
 _log = logging.getLogger(__name__)
 

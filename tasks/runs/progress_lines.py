@@ -10,7 +10,7 @@ LOG_EVERY_SECONDS = 30.0
 
 
 def line(progress: Mapping[str, Any]) -> str:
-    """Return what `tasks.stages.report` takes as text: numbers with their units."""
+    """Return what `tasks.runs.stages.report` takes as text: numbers with their units."""
     parts = [str(progress["message"])] if "message" in progress else []
     if "step" in progress:
         parts.append(f"step {progress['step']:,}/{progress.get('max_steps', 0):,}")

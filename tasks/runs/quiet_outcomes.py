@@ -10,7 +10,7 @@ import logging
 
 from prefect.exceptions import FailedRun
 
-from configs.errors import SlipwayError
+from configs.loading.errors import SlipwayError
 
 _LOGGERS = ("prefect.task_runs", "prefect.flow_runs", "prefect.engine", "prefect.task_engine")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
-from configs.home import runs_folder
-from configs.loading import Pipeline, load_pipeline
-from tasks.artifacts import Run
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import Pipeline, load_pipeline
+from configs.schema.home import runs_folder
+from tasks.core.artifacts import Run
 from tasks.runs import run_folders, run_order
 
 NEWEST = "newest"

@@ -18,13 +18,13 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic_core import to_json
 
-from configs.errors import ConfigError
-from configs.home import runs_folder
-from configs.loading import Pipeline
-from configs.schema import DeploymentConfig
-from tasks import durable_files
-from tasks.artifacts import Run, Verdict
-from tasks.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_full
+from configs.loading.errors import ConfigError
+from configs.loading.pipelines import Pipeline
+from configs.schema.home import runs_folder
+from configs.schema.pipeline import DeploymentConfig
+from tasks.core import durable_files
+from tasks.core.artifacts import Run, Verdict
+from tasks.core.errors import AlreadyRunning, EnvironmentFault, disk_full, is_disk_full
 from tasks.runs import run_order
 
 _log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from configs.home import runs_folder
-from tasks import durable_files
+from configs.schema.home import runs_folder
+from tasks.core import durable_files
 
 RUN_ID = "%Y%m%d-%H%M%S-%f"
 _STARTED = ".started"

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.artifacts import (
+from tasks.core.artifacts import (
     Baseline,
     Check,
     Endpoint,
@@ -23,7 +23,7 @@ from tasks.artifacts import (
     Verdict,
     Withdrawal,
 )
-from tasks.errors import Rejected, SlipwayError
+from tasks.core.errors import Rejected, SlipwayError
 from tasks.runs.finished_stages import FinishedStages
 
 Outcome = Literal[

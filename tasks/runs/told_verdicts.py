@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import TypeAdapter
 
-from tasks.artifacts import Verdict
+from tasks.core.artifacts import Verdict
 from tasks.runs.run_folders import verdict_json
 
 # The UI lists no artifacts of this type: the verdict as people read it stands there already.

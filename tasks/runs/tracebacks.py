@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from configs.errors import SlipwayError
+from configs.loading.errors import SlipwayError
 
 NAME = "traceback.txt"
 

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from configs.data import MISSING_VALUES
-from tasks.errors import DataError
+from configs.schema.data import MISSING_VALUES
+from tasks.core.errors import DataError
 from tasks.samples.profiles import MOST_EXAMPLES, MOST_WORDS, Dtype, FeatureProfile, Sample, Tally, Value
 
 SEPARATOR = ";"

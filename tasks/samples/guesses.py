@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tasks.errors import ConfigError, DataError
+from tasks.core.errors import ConfigError, DataError
 from tasks.samples.profiles import FeatureProfile, Sample, Value
 
 Task = Literal["binary", "classes", "regression"]

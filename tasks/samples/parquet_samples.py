@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import DataError
+from tasks.core.errors import DataError
 from tasks.examples import parquet_files
 from tasks.examples.parquet_files import Column
 from tasks.samples.profiles import MOST_EXAMPLES, Sample, Tally

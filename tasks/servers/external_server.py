@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.servers.server_records import ServerRecord
+from tasks.state.server_records import ServerRecord
 
 
 def start(record: ServerRecord, _flags: Sequence[str], beside: bool = False, rehearsal: bool = False) -> str:

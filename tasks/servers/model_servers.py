@@ -12,19 +12,12 @@ from types import ModuleType
 
 import psutil
 
-from configs.schema import ServerConfig
-from tasks import model_versions
-from tasks.artifacts import Run, ServingTarget
-from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.servers import (
-    external_server,
-    model_status,
-    relay,
-    server_container,
-    server_process,
-    server_records,
-)
-from tasks.servers.server_records import LoneRole, ServerRecord
+from configs.schema.pipeline import ServerConfig
+from tasks.core.artifacts import Run, ServingTarget
+from tasks.core.errors import DeployFailed, EnvironmentFault
+from tasks.servers import external_server, model_status, relay, server_container, server_process
+from tasks.state import model_versions, server_records
+from tasks.state.server_records import LoneRole, ServerRecord
 
 LOG_LINES_SHOWN = 20
 STOP_GRACE_SECONDS = 30.0

@@ -18,12 +18,12 @@ from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import Mount
 
-from configs.home import home, servers_folder
-from tasks import durable_files
-from tasks.errors import DeployFailed
+from configs.schema.home import home, servers_folder
+from tasks.core import durable_files
+from tasks.core.errors import DeployFailed
 from tasks.servers import server_image
 from tasks.servers.server_image import engine, find
-from tasks.servers.server_records import LOOPBACK, ServerRecord
+from tasks.state.server_records import LOOPBACK, ServerRecord
 
 GRPC_PORT, REST_PORT = 8500, 8501
 """Ports inside a container, as the official image has them."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import model_versions
-from tasks.artifacts import Run
+from tasks.core.artifacts import Run
 from tasks.servers import model_servers, model_status
+from tasks.state import model_versions
 
 
 def served(run: Run) -> tuple[int, Path] | None:

@@ -16,12 +16,13 @@ from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 from docker.types import Mount
 
-from configs.home import home
-from tasks.artifacts import ContainerLimits
-from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.servers import model_status, relay, server_records
+from configs.schema.home import home
+from tasks.core.artifacts import ContainerLimits
+from tasks.core.errors import DeployFailed, EnvironmentFault
+from tasks.servers import model_status, relay
 from tasks.servers.server_image import engine, find
-from tasks.servers.server_records import LoneRole, ServerRecord
+from tasks.state import server_records
+from tasks.state.server_records import LoneRole, ServerRecord
 
 TLS_INSIDE = "/tls/ssl_config"
 """Where the server's key and certificate are mounted."""

@@ -13,7 +13,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.utils import parse_repository_tag
 
-from tasks.errors import EnvironmentFault, ImageUnavailable
+from tasks.core.errors import EnvironmentFault, ImageUnavailable
 
 REPOSITORY = "slipway-model-server"
 RELAY_REPOSITORY = "slipway-relay"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from configs.home import servers_folder
-from tasks import process_identity
-from tasks.errors import DeployFailed, EnvironmentFault
-from tasks.servers.server_records import LoneRole, ServerRecord
+from configs.schema.home import servers_folder
+from tasks.core.errors import DeployFailed, EnvironmentFault
+from tasks.state import process_identity
+from tasks.state.server_records import LoneRole, ServerRecord
 
 OWN_PROGRAM = "model_server"
 _ALLOWED = re.compile(

@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from tasks.errors import SmokeTestFailed
+from tasks.core.errors import SmokeTestFailed
 from tasks.servers import grpc_channels
 
 Array = np.ndarray[Any, np.dtype[Any]]
