@@ -18,6 +18,9 @@ _DEFAULTS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     # In memory, by default: a server that is started again knows no lease, and ends the runs that hold one.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # An alert of silence that fell due while the server was down is sent when it is up again; by default
+    # Prefect drops it after a minute, and begins anew.
+    "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
     # On a busy machine minutes pass until a server with a new database answers; Prefect's default is 20 s.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
 }

@@ -28,7 +28,7 @@ _SURVIVES = "canary server"
 _LAST_BREATH_SECONDS = 1.0
 
 
-@stage("canary", run_name="ask the canary of {run.pipeline}", resumable=True)
+@stage("canary", run_name="canary: query the candidate of {run.pipeline}", resumable=True)
 def canary(
     deployment: DeploymentConfig, smoke_test: SmokeTestConfig, data: DataConfig,
     candidate: Candidate, target: ServingTarget, golden: GoldenConfig, run: Run,

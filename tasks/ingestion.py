@@ -9,7 +9,7 @@ from tasks.runs import secret_values
 from tasks.runs.stages import report, stage
 
 
-@stage("ingest", run_name="ingest tonight's examples of {run.pipeline}", resumable=True)
+@stage("ingest", run_name="ingest the examples of {run.pipeline}", resumable=True)
 def ingest(data: DataConfig, run: Run) -> Examples:
     """Leave checked TFRecords of each split, and statistics.json, in `run.folder / "examples"`.
 

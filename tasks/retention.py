@@ -8,7 +8,7 @@ from tasks.runs.stages import stage
 from tasks.state import model_versions
 
 
-@stage("retire", run_name="keep the newest {export.keep_versions} versions of {run.pipeline}")
+@stage("retire", run_name="retire versions of {run.pipeline}, keep {export.keep_versions}")
 def retire(version: ModelVersion, export: ExportConfig, run: Run) -> Retention:
     """Remove versions beyond `export.keep_versions`.
 

@@ -43,7 +43,7 @@ DOCKER = (
     "test_cluster_containers", "test_compose", "test_docker_faults", "test_docker_flow",
     "test_model_server_metrics", "test_published_servers", "test_relay_benchmark", "test_server_image",
 )  # fmt: skip
-STATION = ("test_ci_recipes", "test_nights", "test_operations", "test_trigger")
+STATION = ("test_alert_delays", "test_ci_recipes", "test_nights", "test_operations", "test_trigger")
 LONGEST = (
     "docker", "test_whole_flow", "test_faults", "test_night_faults", "station", "test_cluster_across",
     "test_resume", "test_browser", "test_graph_pipelines", *SLOW,

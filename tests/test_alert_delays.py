@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from night_worlds import PrefectServer
 from nightly_station import LONG, Station
 from receivers import webhook
+from slipway_command import DIGITS, Slipway
 from waiting import eventually
 
 pytestmark = pytest.mark.timeout(1500)
@@ -110,19 +113,28 @@ def test_a_rejection(on_call: OnCall) -> None:
     assert ended["name"].endswith(": rejected in evaluate: accuracy")
     assert "required: accuracy >= 0.9999. Verdict: http://" in ended["state"]["message"]
     reason = "digits: rejected: evaluation: accuracy is "
+    tasks = on_call.station.ask("task_runs/filter", flow_runs={"id": {"any_": [run]}})
+    assert {"ingest the examples of digits", "train digits to step 100"} <= {each["name"] for each in tasks}
     log = eventually(lambda: lines if reason in "".join(lines := on_call.log(run)) else [])
     assert not [line for line in log if "Traceback" in line]
-    *_, told_by_run, told_by_prefect = [line for line in log if "Verdict: http://" in line]
-    assert reason in told_by_run and "Finished in state Rejected(" in told_by_prefect
+    (told_by_run,) = [line for line in log if reason in line]
+    assert "Verdict: http://" in told_by_run
 
 
 def test_a_night_that_is_cancelled_beside_another_and_one_that_is_killed(on_call: OnCall) -> None:
     """Cancelled by the deployment's limit, before it had a name of its own; kill -9 of the other one."""
     run, process = on_call.training()
-    beside = on_call.start()
-    on_call.ended(beside)
+    home = on_call.station.slipway.home
+    file, junit = home / "verdict.json", home / "beside.xml"
+    done = on_call.station.slipway("trigger", "digits", "--watch", "--json", file, "--junit", junit)
+    beside = done.verdict["run_id"]
     told = on_call.alert(beside)
     assert (told["alert"], told["pipeline"]) == ("cancelled", "digits")
+    assert done.exit_code == 4, done.output
+    assert "another run of this deployment is under way: digits 20" in done.output
+    assert f"/runs/flow-run/{run}" in done.output
+    assert (done.verdict["pipeline"], done.verdict["outcome"]) == ("digits", "cancelled")
+    assert beside in junit.read_text()
     process.kill()
     told = on_call.alert(run, time.monotonic())
     assert (told["alert"], told["pipeline"]) == ("crashed", "digits")
@@ -147,3 +159,28 @@ def test_a_rollback_that_is_refused(on_call: OnCall) -> None:
     assert (told["alert"], told["pipeline"]) == ("failed", "digits")
     assert ended["name"].startswith("roll back digits 20")
     assert ended["name"].endswith(": failed: ConfigError")
+
+
+def test_silence_that_fell_due_while_the_server_was_down(tmp_path: Path) -> None:
+    """It is told when the server is up again, not a whole window later."""
+    within, home = 60.0, tmp_path / "home"
+    server = PrefectServer(home / "prefect", home)
+    slipway = Slipway(home, server.api)
+    try:
+        server.start(slipway.environment)
+        password = (home / "prefect" / "api-auth-string").read_text().strip()
+        with webhook() as (address, hooked):
+            applied = slipway(
+                "alerts", DIGITS, "--no-deploy-hours", f"{within / 3600}",
+                SLIPWAY_ALERT_WEBHOOK=address, PREFECT_API_AUTH_STRING=password,
+            )  # fmt: skip
+            assert applied.exit_code == 0, applied.output
+            time.sleep(10)  # Prefect begins the window within 5 s
+            server.kill()
+            time.sleep(within + 70)
+            assert hooked == []
+            server.start(slipway.environment)
+            (told,) = eventually(lambda: hooked, seconds=within / 2)
+        assert (told["alert"], told["pipeline"]) == ("silent", "digits")
+    finally:
+        server.kill()

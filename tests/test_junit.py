@@ -41,6 +41,8 @@ def test_stages_and_checks_are_cases(tmp_path: Path) -> None:
     assert stages.time == 1.75
     assert [(case.classname, case.name, case.time) for case in stages] == [
         ("digits.stages", "ingest", 1.25), ("digits.stages", "evaluate", 0.5)]  # fmt: skip
+    properties = [(each.name, each.value) for each in stages.properties()]
+    assert properties == [("pipeline", "digits"), ("run_id", "r1"), ("outcome", "deployed")]
     (check,) = checks
     assert check.is_passed
     assert check.system_out == "accuracy >= 0.95: observed 0.97, limit 0.95"

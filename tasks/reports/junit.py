@@ -24,23 +24,30 @@ def write(verdict: Verdict, file: Path) -> None:
 
 
 def as_junit(verdict: Verdict) -> bytes:
-    """Return the verdict as JUnit XML: the suites `<pipeline>.stages` and `<pipeline>.checks`."""
+    """Return the verdict as JUnit XML: the suites `<pipeline>.stages` and `<pipeline>.checks`.
+
+    Both have the properties `pipeline`, `run_id` and `outcome`.
+    """
     root = Element("testsuites", name=f"slipway {verdict.pipeline}")
     stages = [_stage(stage, verdict) for stage in verdict.stages]
-    _suite(root, f"{verdict.pipeline}.stages", [*stages, *_without_stage(verdict)])
-    _suite(root, f"{verdict.pipeline}.checks", [_check(check) for check in verdict.checks])
+    _suite(root, verdict, "stages", [*stages, *_without_stage(verdict)])
+    _suite(root, verdict, "checks", [_check(check) for check in verdict.checks])
     for total in ("tests", "failures", "errors"):
         root.set(total, str(sum(int(suite.get(total, 0)) for suite in root)))
     indent(root)
     return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _suite(root: Element, name: str, cases: list[Element]) -> None:
+def _suite(root: Element, verdict: Verdict, kind: str, cases: list[Element]) -> None:
+    name = f"{verdict.pipeline}.{kind}"
     seconds = sum(float(case.get("time", 0)) for case in cases)
     suite = SubElement(root, "testsuite", name=name)
     suite.attrib.update(tests=str(len(cases)), skipped="0", time=f"{seconds:.3f}")
     for total, tag in (("failures", "failure"), ("errors", "error")):
         suite.set(total, str(sum(case.find(tag) is not None for case in cases)))
+    properties = SubElement(suite, "properties")
+    for key in ("pipeline", "run_id", "outcome"):
+        SubElement(properties, "property", name=key, value=_clean(getattr(verdict, key)))
     for case in cases:
         case.set("classname", name)
         suite.append(case)
