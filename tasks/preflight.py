@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from configs.schema.pipeline import DeploymentConfig, ExportConfig, LimitsConfig, Recipe, ServerConfig
+from tasks.core import op_libraries
 from tasks.core.artifacts import BuiltModel, ContainerLimits, Run, ServingTarget
 from tasks.core.errors import EnvironmentFault, ImageUnavailable
 from tasks.examples.parquet_files import require_pyarrow
@@ -57,6 +58,7 @@ def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run)
     if deployment.host is not None:
         return _external(deployment, deployment.host, server, run)
     kind, program, reason = _choose(deployment, server, record)
+    libraries = op_libraries.found(run.ops, run.source) if server.is_ours else ()
     address = str(server.address) if kind == "docker" else server_records.LOOPBACK
     _refuse_tls_that_asks_back(server)
     if kind == "docker":
@@ -67,7 +69,7 @@ def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run)
         kind=kind,
         reason=reason,
         program=program,
-        identity=model_servers.identity(kind, server, program, run.model_base_path),
+        identity=model_servers.identity(kind, server, program, run.model_base_path, libraries),
         live_version=model_status.live_version(record.rest, run.pipeline) if record else None,
         flags=tuple(model_servers.own_flags(server)),
         network=server.network if kind == "docker" else "published",
@@ -77,6 +79,7 @@ def serving_target(deployment: DeploymentConfig, server: ServerConfig, run: Run)
         tls=server.ssl_config_file,
         host=server_records.LOOPBACK if address == _ALL else address,
         published_only=server.serves_published_only,
+        ops=tuple(str(each.path) for each in libraries),
         grpc_port=ports["grpc_port"],
         rest_port=ports["rest_port"],
     )

@@ -66,6 +66,9 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestDeterministic::test_killed_at_random_steps_the_variables_are_bit_identical",
         "test_what_a_worker_ends_leaves_a_checkpoint_and_no_process",
     )),
+    "test_op_libraries": Move((
+        "TestPipeline::test_does_not_export_ops_that_are_not_declared", "test_serves_models_of",
+    )),
     "test_training": Move((
         "test_an_interrupted_flow_leaves_a_checkpoint_and_no_process",
         "test_a_killed_flow_takes_its_trainer_along_and_the_trainer_saves",

@@ -21,7 +21,7 @@ from configs.schema.features import FeatureSpec
 from configs.schema.pipeline import AnswersConfig, ExportConfig
 from model_server import flags, servable
 from tasks.answers import offline_answers
-from tasks.core.artifacts import Candidate, Check
+from tasks.core.artifacts import Candidate, Check, Run
 from tasks.core.errors import ModelError
 from tasks.examples.tf_examples import read_records, serialize, write_records
 from tasks.exports import extra_assets, source_digests
@@ -123,7 +123,12 @@ def test_a_metric_that_is_no_number_leaves_the_manifest_json(tmp_path: Path) -> 
     """As strings, as in verdict.json: readers other than Python's refuse a bare NaN. Read back it is one."""
     metrics = {"loss": math.nan, "ratio": -math.inf, "auc": 0.5}
     missed = Check("change loss", "falls", math.nan, math.inf, passed=False)
-    extra_assets.write(tmp_path, ExportConfig(), tmp_path, {"run_id": "r1", "metrics": metrics})
+    extra_assets.write(
+        tmp_path,
+        ExportConfig(),
+        Run("p", "r1", tmp_path, tmp_path, tmp_path),
+        {"run_id": "r1", "metrics": metrics},
+    )
     extra_assets.complete(tmp_path, 1, [missed])
     text = (tmp_path / "assets.extra" / "manifest.json").read_text()
     told = json.loads(text, parse_constant=pytest.fail)

@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import pytest
 from finished_runs import run_from_publish
+from op_library import compiled, pipeline
 from served_digits import DigitsLoop, held_out, served_accuracy
 from slipway_command import DIGITS, QUICK, Finished, Slipway
 
@@ -196,3 +197,14 @@ def test_a_run_after_stop_starts_a_new_container(
     assert again.exit_code == 0, again.output
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
     assert "(started)" in {stage["name"]: stage["proved"] for stage in again.verdict["stages"]}["deploy"]
+
+
+def test_a_custom_op_is_served_in_a_container(
+    engine: docker.DockerClient, slipway: Slipway, tmp_path: Path
+) -> None:
+    """Its library is mounted beside the model: the image has none, nor the pipeline's folder."""
+    library = compiled(tmp_path / "plus_one.so")
+    done = slipway.run(pipeline(tmp_path / "custom", library, "plus_one.so"), "deployment.target=docker")
+    assert done.exit_code == 0, done.output
+    mounts = engine.containers.get(slipway.record("plain-graph")["handle"]).attrs["Mounts"]
+    assert "/ops/plus_one.so" in {each["Destination"] for each in mounts if not each["RW"]}

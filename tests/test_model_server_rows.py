@@ -22,7 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_pb2_grpc
 from waiting import eventually
 
-from model_server import flags, row_independence, servable
+from model_server import flags, servable, version_settings
 from model_server.grpc_loop import handler_of
 from model_server.inference import Inference
 from model_server.routing import Route, RoutingTable
@@ -226,8 +226,8 @@ def test_a_version_states_it(graphs: Path, tmp_path: Path, stated: bool, runs: i
     """assets.extra/serving.json overrides the analysis, both ways."""
     version = tmp_path / "1"
     shutil.copytree(graphs / "rows" / "1", version)
-    (version / row_independence.SERVING_FILE).parent.mkdir(exist_ok=True)
-    (version / row_independence.SERVING_FILE).write_text(json.dumps({"row_independent": stated}))
+    (version / version_settings.FILE).parent.mkdir(exist_ok=True)
+    (version / version_settings.FILE).write_text(json.dumps({"row_independent": stated}))
     signature = "dependent_listwise" if stated else "independent_dense"
     engine = Engine(version, "rows")
     questions = [Oracle(graphs).question("rows", signature, random.Random(seed)) for seed in range(3)]
@@ -242,7 +242,7 @@ def test_a_version_that_states_nonsense_is_refused(graphs: Path, tmp_path: Path,
     """The file is named, and what is expected in it."""
     version = tmp_path / "1"
     shutil.copytree(graphs / "rows_v1" / "1", version)
-    file = version / row_independence.SERVING_FILE
+    file = version / version_settings.FILE
     file.parent.mkdir(exist_ok=True)
     file.write_text(content)
     with pytest.raises(StatusError, match=r"serving.json: .*expected a JSON object") as caught:

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag,
 from configs.schema.slices import Slice
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+OpSource = Annotated[str, Field(pattern=r"^(.+\.so|[A-Za-z_][A-Za-z0-9_-]*)$")]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 
 
@@ -182,6 +183,13 @@ class ServerConfig(Slice):
     into the base path is ignored, and the server's log says so. Those that are there before the first run
     count as published. Has no effect on an `image`, an `executable` or an external server."""
 
+    ops: tuple[OpSource, ...] = ()
+    """Libraries of custom ops that the model's graph may have: `ops/zero_out.so`, relative to the YAML, or an
+    installed package such as `tensorflow-text`. They are loaded in training, evaluation, export, validation,
+    canary and server. The version has their checksums, and a server that has loaded another build refuses it.
+    A graph with ops of other libraries is not exported. An `image`, an `executable` and an external server
+    must have the ops themselves."""
+
     flags: dict[str, str | bool | int | float] = {}
     """Further flags, as tensorflow_model_server names them: `{tensorflow_intra_op_parallelism: 2}`. The file
     of `ssl_config_file` is relative to the YAML, and read-only in a container."""
@@ -211,9 +219,14 @@ class ServerConfig(Slice):
         return self
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a run starts Slipway's own server."""
+        return self.image is None and self.executable is None
+
+    @property
     def serves_published_only(self) -> bool:
         """Whether the server that a run starts ignores versions that no run published."""
-        return self.published_only and self.image is None and self.executable is None
+        return self.published_only and self.is_ours
 
     @property
     def ssl_config_file(self) -> str:

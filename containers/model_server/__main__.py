@@ -59,8 +59,9 @@ def _start(command_line: flags.CommandLine) -> None:
     if not worker_of and not chosen.share_ports:
         ports.require_free(command_line.options, chosen.host)
     runtime.import_tensorflow()
-    from model_server import platform_config, server, worker  # need TensorFlow's protos
+    from model_server import op_libraries, platform_config, server, worker  # need TensorFlow's protos
 
+    op_libraries.load(chosen.ops)
     # What the imports left lives for ever: collections after a swap need not walk through it.
     gc.collect()
     gc.freeze()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from model_server import batching_parameters, checksums, page_cache, servable, warmup
+from model_server import batching_parameters, checksums, op_libraries, page_cache, servable, warmup
 from model_server.batching import BatchingSession
 from model_server.flags import Options
 from model_server.servable import Servable
@@ -20,6 +20,7 @@ def load(directory: Path, version: int, options: Options) -> Servable:
     Raises StatusError or TensorFlow's own errors; then nothing stays in memory.
     """
     checksums.verify(directory)
+    op_libraries.require(directory)
     parameters = batching_parameters.of_version(directory, options)
     loaded = servable.load(directory, version, options)
     _report_rows(loaded, directory, is_queued=parameters is not None)

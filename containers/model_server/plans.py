@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2
 
-from model_server import examples, predict, quick_answers
+from model_server import examples, op_libraries, predict, quick_answers
 from model_server.quick_answers import Writer
 from model_server.servable import Servable
 from model_server.status import StatusError
@@ -91,7 +91,7 @@ class Plan:
         return self.is_shared and all(map(_fits, values, self.shapes))
 
     def values(self, inputs: Mapping[str, Array | Strings]) -> list[Array | Strings] | None:
-        """Return what to feed, in order; None where the aliases are not those of the signature."""
+        """Return what to feed, in order; None if it has to be checked in the ordinary way."""
         if len(inputs) != len(self.aliases):
             return None
         values = []
@@ -100,6 +100,8 @@ class Plan:
             if value is None:
                 return None
             values.append(value if parsed_only or not isinstance(value, Strings) else _array(value))
+        if op_libraries.are_loaded() and not all(map(_fits, values, self.shapes)):
+            return None  # the ordinary way refuses it
         return values
 
 

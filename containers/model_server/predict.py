@@ -8,6 +8,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
+from model_server import op_libraries
 from model_server.request_facts import FACTS
 from model_server.servable import Servable
 from model_server.status import Code, StatusError, invalid_argument, naming
@@ -53,6 +54,9 @@ def run(
     timeout_seconds: float | None,
 ) -> dict[str, tuple[Array, int]]:
     """Array and DataType of each output in `output_filter` (empty: all), from the inputs by alias."""
+    if op_libraries.are_loaded():
+        for alias, array in arrays.items():
+            _check_shape(alias, list(array.shape), signature.inputs[alias])
     aliases = output_aliases(signature, output_filter)
     names = [signature.outputs[alias].name for alias in aliases]
     feeds = {signature.inputs[alias].name: array for alias, array in arrays.items()}
@@ -124,7 +128,15 @@ def _check_filled(
     if proto.dtype != info.dtype:
         expected, found = type_name(info.dtype), type_name(proto.dtype)
         raise invalid_argument(f"Expects arg[{index}] to be {expected} but {found} is provided")
-    found_sizes = [dim.size for dim in proto.tensor_shape.dim]
+    _check_shape(alias, [dim.size for dim in proto.tensor_shape.dim], info)
+    if filled > _MOST_FILLED_BYTES:
+        raise invalid_argument(
+            f"tensor parsing error: {alias}: fewer values than elements, and filled the tensors would take "
+            f"{filled} bytes, expected at most {_MOST_FILLED_BYTES}. Send all values."
+        )
+
+
+def _check_shape(alias: str, found_sizes: Sequence[int], info: meta_graph_pb2.TensorInfo) -> None:
     sizes = [dim.size for dim in info.tensor_shape.dim]
     fits = info.tensor_shape.unknown_rank or (
         len(sizes) == len(found_sizes)
@@ -132,11 +144,6 @@ def _check_filled(
     )
     if not fits:
         raise invalid_argument(f"tensor parsing error: {alias}: shape {found_sizes}, expected {sizes}")
-    if filled > _MOST_FILLED_BYTES:
-        raise invalid_argument(
-            f"tensor parsing error: {alias}: fewer values than elements, and filled the tensors would take "
-            f"{filled} bytes, expected at most {_MOST_FILLED_BYTES}. Send all values."
-        )
 
 
 def _default(

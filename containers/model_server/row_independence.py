@@ -8,12 +8,13 @@ row_rules.py has what each op does to rows. An op without a rule, or one that ch
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_server import row_constants
+from model_server import row_constants, version_settings
 from model_server.row_rules import READS, RULES, Mixes, Node, Outputs
 from model_server.row_values import (
     ALIGNED,
@@ -30,8 +31,6 @@ from model_server.row_values import (
 )
 from model_server.status import invalid_argument
 
-SERVING_FILE = "assets.extra/serving.json"
-_EXPECTED = 'a JSON object such as {"row_independent": true}'
 _MOST_NODES = 200_000
 _MOST_CALLS = 50  # one within another
 _MOST_ROUNDS = 20  # of a loop, until what is known of its variables doesn't change
@@ -56,20 +55,19 @@ class _Unknown(Exception):
 
 
 def of_version(directory: Path, meta_graph: Any, ops: Mapping[str, Any]) -> dict[str, str]:
-    """Return dependences(), unless the version's SERVING_FILE has a row_independent of its own.
+    """Return dependences(), unless the version's settings have a row_independent of their own.
 
-    Raises StatusError if that file cannot be read.
+    Raises StatusError if they cannot be read.
     """
-    path = directory / SERVING_FILE
-    try:
-        stated = json.loads(path.read_text())["row_independent"]
-    except (FileNotFoundError, KeyError):
+    stated = version_settings.read(directory).get("row_independent")
+    if stated is None:
         return dependences(meta_graph, ops)
-    except (OSError, ValueError, TypeError) as error:
-        raise invalid_argument(f"{path}: not read ({error}), expected {_EXPECTED}") from None
     if not isinstance(stated, bool):
-        raise invalid_argument(f"{path}: found row_independent {stated!r}, expected {_EXPECTED}")
-    reason = "" if stated else f"{SERVING_FILE} says so"
+        path = directory / version_settings.FILE
+        raise invalid_argument(
+            f"{path}: found row_independent {stated!r}, expected {version_settings.EXPECTED}"
+        )
+    reason = "" if stated else f"{version_settings.FILE} says so"
     return dict.fromkeys(meta_graph.signature_def, reason)
 
 
@@ -339,15 +337,17 @@ def _by_rule(node: Node) -> Outputs:
 
 
 def _main() -> None:
-    """Print the dependences of the SavedModel in the folder that is the argument, as JSON."""
+    """Print the dependences and the unknown ops of the SavedModel that is the argument, as JSON."""
     from model_server import runtime
 
     runtime.import_tensorflow()
     from google.protobuf import text_format
     from tensorflow.core.protobuf import saved_model_pb2
 
+    from model_server import op_libraries
     from model_server.tf_session import op_definitions
 
+    op_libraries.load(os.environ.get(op_libraries.VARIABLE, ""))
     folder, saved_model = Path(sys.argv[1]), saved_model_pb2.SavedModel()
     binary = folder / "saved_model.pb"
     if binary.is_file():
@@ -355,7 +355,8 @@ def _main() -> None:
     else:
         text_format.Parse((folder / "saved_model.pbtxt").read_text(), saved_model)
     (meta_graph,) = (each for each in saved_model.meta_graphs if list(each.meta_info_def.tags) == ["serve"])
-    json.dump(of_version(folder, meta_graph, op_definitions()), sys.stdout)
+    found = of_version(folder, meta_graph, op_definitions())
+    json.dump({"dependences": found, "unknown_ops": op_libraries.unknown_ops(meta_graph)}, sys.stdout)
 
 
 if __name__ == "__main__":

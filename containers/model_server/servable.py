@@ -12,7 +12,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
-from model_server import graph_loops, row_independence
+from model_server import graph_loops, op_libraries, row_independence
 from model_server.flags import Options
 from model_server.request_facts import FACTS
 from model_server.session_config import session_config
@@ -105,7 +105,7 @@ def _opened(directory: Path, options: Options) -> Session:
             raise StatusError(
                 Code.DATA_LOSS, f"Can't parse {directory}/saved_model.pb as binary proto"
             ) from error
-        raise
+        raise op_libraries.explained(error, directory) from error
 
 
 def _is_readable(file: Path) -> bool:

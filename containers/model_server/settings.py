@@ -52,6 +52,7 @@ class Settings:
     reload: bool
     share_ports: bool
     published_only: bool
+    ops: str
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -88,6 +89,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("reload", True, "HandleReloadConfigRequest replaces the models; false refuses it"),
     Setting("share_ports", False, "Listen beside a server of this user's that is about to stop"),
     Setting("published_only", False, "Serve only versions that `<base path>/.published` lists, by digest"),
+    Setting("ops", "", "Op libraries to load at the start: paths of shared objects, separated by colons"),
 )
 
 

@@ -41,6 +41,7 @@ Deallocator = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, c_void_p)
 # Result and arguments of each function; None is void.
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "TF_GetAllOpList": (POINTER(Buffer), ()),
+    "TF_LoadLibrary": (c_void_p, (c_char_p, c_void_p)),
     "TF_NewStatus": (c_void_p, ()),
     "TF_DeleteStatus": (None, (c_void_p,)),
     "TF_GetCode": (c_int, (c_void_p,)),

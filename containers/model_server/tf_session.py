@@ -165,6 +165,12 @@ class Session:
         return Output(operation, number)
 
 
+def load_library(path: str) -> None:
+    """Register the ops and kernels of a shared object, until the process ends. Raises StatusError."""
+    with _checked() as status:
+        library().TF_LoadLibrary(path.encode(), status)
+
+
 @cache
 def op_definitions() -> Mapping[str, op_def_pb2.OpDef]:
     """Return the ops that TensorFlow has, by name."""

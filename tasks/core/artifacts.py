@@ -23,6 +23,8 @@ class Run:
     """Folder that holds the YAML: relative paths in it are relative to this."""
     model_base_path: Path
     """Folder of versions that servers watch."""
+    ops: tuple[str, ...] = ()
+    """`server.ops`: libraries of custom ops, by path or package."""
 
     @property
     def model_dir(self) -> Path:
@@ -50,6 +52,14 @@ class Check:
     passed: bool
     baseline: float | int | str | None = None
     """The same of the version that is served, where the gate looked at it."""
+
+
+@dataclass(frozen=True)
+class OpLibrary:
+    """A shared object with custom ops."""
+
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ class ServingTarget:
     """Where it listens, or for `external` where it can be reached."""
     published_only: bool = False
     """Whether the server ignores versions that no run published."""
+    ops: tuple[str, ...] = ()
+    """Op libraries that the server loads: absolute paths."""
 
     def proved(self) -> str:
         """Say what this proves."""

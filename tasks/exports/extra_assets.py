@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from configs.schema.export import ANSWERS, MANIFEST, SERVING
 from configs.schema.pipeline import ExportConfig
+from tasks.core import op_libraries
 from tasks.core.artifacts import Check, Checkpoint, Examples, Run
 from tasks.core.errors import ModelError
 from tasks.exports import source_digests
@@ -89,16 +90,21 @@ def require(export: ExportConfig, source: Path) -> None:
             raise ModelError(message, "the path is relative to the YAML")
 
 
-def write(saved_model: Path, export: ExportConfig, source: Path, manifest: Mapping[str, Any]) -> None:
+def write(saved_model: Path, export: ExportConfig, run: Run, manifest: Mapping[str, Any]) -> None:
     """Copy the user's files; write `manifest.json` and, if there is something to state, `serving.json`."""
     folder = folder_in(saved_model)
     for destination, file in export.assets_extra.items():
         target = folder / destination
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, target)
+        shutil.copyfile(run.source / file, target)
     folder.mkdir(exist_ok=True)
+    stated: dict[str, Any] = {}
     if export.row_independent is not None:
-        (folder / SERVING).write_text(json.dumps({"row_independent": export.row_independent}) + "\n")
+        stated["row_independent"] = export.row_independent
+    if libraries := op_libraries.found(run.ops, run.source):
+        stated["ops"] = {each.path.name: each.sha256 for each in libraries}
+    if stated:
+        (folder / SERVING).write_text(json.dumps(stated, sort_keys=True) + "\n")
     _write(saved_model, manifest)
 
 

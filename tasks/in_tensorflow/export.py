@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913, PLR0917 (an artifact or a slice each)
             extra_assets.manifest(run, examples, checkpoint, training.seed, metrics or {}) | exporter.origin()
         )
         with explained(writes_to=run.model_base_path):
-            extra_assets.write(path, export, run.source, made_of)
+            extra_assets.write(path, export, run, made_of)
         signatures = exporter.signatures(path)
         with explained(writes_to=offline):
             samples, predicted = exporter.predict()

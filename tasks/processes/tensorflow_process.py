@@ -39,7 +39,7 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
-from tasks.core import log_lines, masking
+from tasks.core import log_lines, masking, op_libraries
 from tasks.core.artifacts import Check
 from tasks.core.errors import (
     CheckedError,
@@ -330,6 +330,7 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
             pass  # the flow was killed: go on to save what can be saved
 
     try:
+        _load_ops(request["arguments"].get("run"))
         program = importlib.import_module(f"tasks.in_tensorflow.{request['program']}")
         checked = validate_call(config={"arbitrary_types_allowed": True})(program.run)
         result = checked(lambda progress: reply({"progress": progress}), **request["arguments"])
@@ -341,6 +342,24 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
         reply({"error": _described(known)})
     with contextlib.suppress(OSError):
         sys.stdout.flush()
+
+
+def _load_ops(run: Mapping[str, Any] | None) -> None:
+    """Load the op libraries of a run, for good: this process does not change its pipeline."""
+    if not run or not run.get("ops"):
+        return
+    tensorflow = importlib.import_module("tensorflow")
+    libraries = op_libraries.found(run["ops"], Path(run["source"]))
+    os.environ[op_libraries.VARIABLE] = os.pathsep.join(str(each.path) for each in libraries)
+    for library in libraries:
+        try:
+            tensorflow.load_op_library(str(library.path))
+        except tensorflow.errors.OpError as error:
+            message = f"server.ops: {library.path} does not load: {error.message}"
+            hint = (
+                f"build it with the headers and flags of TensorFlow {tensorflow.__version__} (tf.sysconfig)"
+            )
+            raise EnvironmentFault(message, hint) from error
 
 
 def _described(error: SlipwayError) -> Mapping[str, Any]:

@@ -93,6 +93,7 @@ def describe(pipeline: Pipeline, run_id: str) -> Run:
         folder=runs_folder(name) / run_id,
         source=pipeline.folder,
         model_base_path=pipeline.model_base_path,
+        ops=pipeline.config.server.ops,
     )
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 import psutil
 
 from configs.schema.pipeline import ServerConfig
-from tasks.core.artifacts import Run, ServingTarget
+from tasks.core.artifacts import OpLibrary, Run, ServingTarget
 from tasks.core.errors import DeployFailed, EnvironmentFault
 from tasks.servers import external_server, model_status, relay, server_container, server_process
 from tasks.state import model_versions, server_records
@@ -104,14 +104,17 @@ def _grpc_response(record: ServerRecord, timeout_seconds: float) -> str:
     return grpc_channels.response(record.grpc, record.model_name, timeout_seconds, bool(record.tls))
 
 
-def identity(kind: str, server: ServerConfig, program: str, base: Path) -> str:
+def identity(
+    kind: str, server: ServerConfig, program: str, base: Path, libraries: Sequence[OpLibrary] = ()
+) -> str:
     """Return a hash of all that makes the server what it is; when it changes, the server is replaced."""
     what = server_process.identity(server.executable) if kind == "process" else program
     network = [server.network] if kind == "docker" and server.network != "published" else []
     limits = [server.limits.model_dump_json(), str(server.address)] if kind == "docker" else []
     keys = [_digest(Path(server.ssl_config_file))] if server.ssl_config_file else []
     only = ["published only"] if kind != "external" and server.serves_published_only else []
-    text = "\n".join([kind, what, str(base), *network, *limits, *keys, *only, *own_flags(server)])
+    ops = [f"{each.path} {each.sha256}" for each in libraries]
+    text = "\n".join([kind, what, str(base), *network, *limits, *keys, *only, *ops, *own_flags(server)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -150,6 +153,7 @@ def planned(target: ServingTarget, run: Run) -> ServerRecord:
         relay=target.relay,
         host=target.host,
         published_only=target.published_only,
+        ops=target.ops,
         grpc_port=target.grpc_port,
         rest_port=target.rest_port,
     )

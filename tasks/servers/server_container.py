@@ -206,13 +206,21 @@ def _mounts(record: ServerRecord) -> list[Mount]:
     mounted = {base_path_inside(record.model_name): record.model_base_path}
     if record.tls:
         mounted[TLS_INSIDE] = record.tls
+    mounted |= _ops_inside(record)
     return [Mount(inside, outside, type="bind", read_only=True) for inside, outside in mounted.items()]
+
+
+def _ops_inside(record: ServerRecord) -> dict[str, str]:
+    """Return where each op library is mounted, and its path on this machine."""
+    return {f"/ops/{Path(path).name}": path for path in record.ops}
 
 
 def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> dict[str, str]:
     environment = {"MODEL_NAME": record.model_name, "MODEL_SERVER_RELOAD": "false"}
     if record.published_only and role is None:
         environment["MODEL_SERVER_PUBLISHED_ONLY"] = "true"
+    if record.ops:
+        environment["MODEL_SERVER_OPS"] = ":".join(_ops_inside(record))
     if record.network == "host":
         environment["MODEL_SERVER_HOST"] = "127.0.0.1"
         if beside:

@@ -114,6 +114,7 @@ def _rebuilt(model_name: str, process: psutil.Process) -> ServerRecord:
         started_at=started.isoformat(timespec="seconds"),
         tls=given.get("ssl_config_file", ""),
         published_only=process.environ().get("MODEL_SERVER_PUBLISHED_ONLY") == "true",
+        ops=tuple(filter(None, process.environ().get("MODEL_SERVER_OPS", "").split(os.pathsep))),
     )
 
 
@@ -148,6 +149,7 @@ def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> d
     if beside:
         environment["MODEL_SERVER_SHARE_PORTS"] = "true"
     environment["MODEL_SERVER_PUBLISHED_ONLY"] = str(record.published_only and role is None).lower()
+    environment["MODEL_SERVER_OPS"] = os.pathsep.join(record.ops)
     if role is not None:
         environment.pop("MODEL_SERVER_REQUEST_LOG", None)  # what it is asked, no client asked
     return environment

@@ -58,6 +58,8 @@ class ServerRecord:
     """Where it can be reached."""
     published_only: bool = False
     """Whether it ignores versions that no run published."""
+    ops: tuple[str, ...] = ()
+    """Op libraries that it loads: paths on this machine."""
 
     @property
     def grpc(self) -> str:
@@ -113,6 +115,7 @@ def parsed(values: Mapping[str, Any]) -> ServerRecord:
     limits = values.get("limits")
     typed = {
         "flags": tuple(values["flags"]),
+        "ops": tuple(values.get("ops", ())),
         "limits": ContainerLimits(**_known(ContainerLimits, limits)) if limits is not None else None,
     }
     return ServerRecord(**{**_known(ServerRecord, values), **typed})
