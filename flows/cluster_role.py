@@ -19,7 +19,7 @@ from tasks.core.errors import SlipwayError
 
 @flow(name="cluster-role")
 def cluster_role(folder: str, process: str) -> State[Any]:
-    """Be one process of the cluster until training is over; nothing of it runs afterwards.
+    """Run one process of the cluster until training ends.
 
     Args:
         folder: where the cluster meets, a folder in the run's own that every host sees.

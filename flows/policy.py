@@ -46,7 +46,7 @@ def _pipeline_name() -> str:
 
 
 def may_succeed_again(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Say whether trying again may help: only for the RetryableError half of the tree."""
+    """Return whether a retry may help: only for RetryableError and its subclasses."""
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 

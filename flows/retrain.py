@@ -28,7 +28,7 @@ def retrain(
     dry_run: bool = False,
     force: bool = False,
 ) -> State[Any]:
-    """Leave a validated candidate beside the versions, under a name that no server loads.
+    """Train and validate a candidate without publishing it.
 
     Args:
         pipeline: folder that holds a pipeline.yaml, or a YAML file.

@@ -100,7 +100,7 @@ def _asked(
 
 
 def _with_missing(proof: Canary, golden: Path | None) -> Canary:
-    """Tell that no golden requests were asked, where a file of them was named: the gate is not there."""
+    """Report that the configured golden requests were not replayed: that gate was not checked."""
     if golden is None:
         return proof
     told = f"none are recorded in {golden}"
@@ -118,7 +118,7 @@ def _explained(error: Rejected, server: ServerRecord, run: Run) -> Rejected:
 
 
 def _dies(server: ServerRecord) -> bool:
-    """Say whether the server is gone, or about to be: its client may know before the system does."""
+    """Return whether the server has ended or is about to; a client may notice before the process table."""
     ends = time.monotonic() + _LAST_BREATH_SECONDS
     while model_servers.is_alive(server):
         if time.monotonic() >= ends:
@@ -130,7 +130,7 @@ def _dies(server: ServerRecord) -> bool:
 def _warmed_up(
     proof: Canary, golden: Path, candidate: Candidate, server: ServerRecord, seconds: float, run: Run
 ) -> Canary:
-    """Have the golden requests be the candidate's warmup, and see the server load it so.
+    """Write the golden requests as the candidate's warmup file, and check that the server loads with it.
 
     A warmup file of the user's own (export.assets_extra) stays.
     """

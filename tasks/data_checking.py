@@ -45,7 +45,7 @@ def _before(served: tuple[int, Path] | None) -> Before | None:
 
 
 def _needless(gates: DataGates, examples: Examples, run: Run, served: tuple[int, Path] | None) -> str:
-    """Say why there is nothing to train; "" where there is, or the pipeline trains all the same."""
+    """Return why there is nothing new to train on; "" if there is, or if the pipeline always trains."""
     if served is None or gates.unchanged == "train":
         return ""
     number, folder = served

@@ -25,7 +25,7 @@ def deploy(
     smoke_test: SmokeTestConfig,
     run: Run,
 ) -> Endpoint:
-    """Have the version answered with, by the running server or by a new one.
+    """Deploy the version to the running server, or start a new one.
 
     A running server whose program, flags or ports changed is replaced (tasks/deploys/rollouts.py says how);
     `withdraw` puts the old one back. Raises DeployFailed with the server's last log lines,

@@ -13,7 +13,7 @@ def export(
     recipe: Recipe, export: ExportConfig, answers: AnswersConfig, examples: Examples, checkpoint: Checkpoint,
     evaluated: Evaluation, run: Run,
 ) -> Candidate:  # fmt: skip
-    """Leave `<base>/.candidate-<run id>/`, and in `run.folder / "offline"` what it should answer.
+    """Export to `<base>/.candidate-<run id>/`, and write the expected answers to `run.folder / "offline"`.
 
     When it fails, no candidate is left. Raises ModelError, or EnvironmentFault if the disk is full or the
     folder not writable.

@@ -11,7 +11,7 @@ from tasks.runs.stages import report, stage
 
 @stage("ingest", run_name="ingest the examples of {run.pipeline}", resumable=True)
 def ingest(data: DataConfig, run: Run) -> Examples:
-    """Leave checked TFRecords of each split, and statistics.json, in `run.folder / "examples"`.
+    """Write checked TFRecords of each split, and statistics.json, to `run.folder / "examples"`.
 
     Raises DataError with the file, record and feature; then nothing is left there. EnvironmentFault where
     a secret cannot be had.

@@ -13,7 +13,7 @@ from tasks.state import deploy_journal
 def recover(
     deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run, dry_run: bool = False
 ) -> Recovery:
-    """Have no deploy unfinished, and the server running that is on record.
+    """Complete or roll back an interrupted deploy and restart the recorded server.
 
     What was published is proven by its answers, or withdrawn. A dry run only tells what is unfinished.
     Raises SlipwayError where neither can be done; the journal stays then.

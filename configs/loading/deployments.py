@@ -17,7 +17,7 @@ from configs.schema.slices import Slice
 
 
 def timezone_problem(timezone: str) -> str | None:
-    """Say what is wrong with the name of a time zone; None where nothing is."""
+    """Return what is wrong with the name of a time zone; None if it is valid."""
     if timezone in (known := zoneinfo.available_timezones()):
         return None
     near = difflib.get_close_matches(timezone, known, n=3) or ["Etc/UTC", "Europe/Berlin"]

@@ -22,7 +22,7 @@ class AcceleratorConfig(Slice):
     """Which GPUs: `all`, the first so many, or a list of their numbers, as `nvidia-smi` counts them."""
 
     memory_growth: bool = True
-    """Let TensorFlow take GPU memory as it needs it, instead of all of it (or all of the limit) at once."""
+    """Allocate GPU memory as needed, instead of all of it (or all of the limit) at once."""
 
     memory_limit_mb: PositiveInt | None = None
     """Most MiB of each GPU's memory that TensorFlow takes. By default no limit."""

@@ -68,7 +68,7 @@ class ClusterConfig(Slice):
         return self
 
     def problem_with(self, strategy: Strategy) -> str | None:
-        """Say why this cluster cannot train by that strategy; None where it can."""
+        """Return why this cluster cannot train with that strategy; None if it can."""
         if strategy == "mirrored":
             return "strategy mirrored is for one process: with a cluster say multi_worker_mirrored"
         if strategy == "multi_worker_mirrored" and self.parameter_servers:

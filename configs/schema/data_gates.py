@@ -72,7 +72,7 @@ class FeatureLimits(Slice):
         return self.vocabulary is not None or self.vocabulary_file is not None
 
     def problem_with(self, spec: FeatureSpec) -> str:
-        """Say what of this a feature of that type cannot have; "" where nothing is wrong."""
+        """Return which of these gates a feature of that type cannot have; "" if none."""
         if self.has_range and spec.dtype == "string":
             return "min and max are of numbers, and it is a string"
         counted = self.has_vocabulary or self.min_share is not None or self.max_share is not None

@@ -70,7 +70,7 @@ def _sync_parents(folders: list[Path]) -> None:
 
 
 def give_user_mode(file: Path) -> None:
-    """Give a file that the user named the mode that it would have without `close_to_others`."""
+    """Set the mode of a file that the user named to what it would be without `close_to_others`."""
     if _user_umask is not None:
         file.chmod(0o666 & ~_user_umask)
 

@@ -210,7 +210,7 @@ def alerts(
     ] = "",
     no_deploy_hours: Annotated[float, Parameter(validator=Number(gt=0))] = 26.0,
 ) -> int:
-    """Have Prefect notify: of rejections, of failures, and of each PIPELINE that is not deployed for long."""
+    """Create Prefect automations that alert on rejected, failed and missing runs of each PIPELINE."""
     from flows.command.alerts import apply
 
     names = [load_pipeline(pipeline).config.name for pipeline in pipelines]
@@ -324,7 +324,7 @@ def trigger(
         float, Parameter(validator=Number(gt=0), help="With --watch: longest wait for a worker, in seconds")
     ] = 300.0,
 ) -> int:
-    """Have a worker run the pipeline's deployment now. PIPELINE may also be FLOW/DEPLOYMENT."""
+    """Run the pipeline's Prefect deployment now, on a worker. PIPELINE may also be FLOW/DEPLOYMENT."""
     from flows.command import trigger as triggering
 
     reports = Reports(json_file, junit_file)
@@ -336,7 +336,7 @@ def trigger(
 
 @app.command(group=_RUN)
 def recover(pipeline: str | None = None, /) -> int:
-    """Go on with runs that were killed, settle deploys, start servers that are gone; of PIPELINE, or all."""
+    """Resume killed runs, settle interrupted deploys and restart servers, of PIPELINE or of all pipelines."""
     from flows.command import recover as recovering
 
     return recovering.recover(pipeline)
@@ -433,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _spare_the_collector() -> None:
-    """Have less garbage looked for: in a command's second or two most objects are modules, which stay.
+    """Run the garbage collector less often: a short command's objects are mostly modules, which stay.
 
     With Prefect imported, looking took a quarter of a start, and once more half a second at the exit.
     """
@@ -442,5 +442,5 @@ def _spare_the_collector() -> None:
 
 
 def run_module(command: str) -> None:
-    """Be `python -m flows.<flow> PIPELINE …`: the same as the command line."""
+    """Run `python -m flows.<flow> PIPELINE …` as the command line does."""
     raise SystemExit(main([command, *sys.argv[1:]]))

@@ -74,7 +74,7 @@ class RunDisplay:
             self._plain(f"prefect: {text}")
 
     def watch(self, event: Event) -> None:
-        """Take an event of the run."""
+        """Handle an event of the run."""
         if event.kind == "run_ended":
             self.verdict = event.verdict
         elif event.entry is not None and event.kind == "stage_started":

@@ -55,7 +55,7 @@ def _metrics(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _gates(told: Mapping[str, Any]) -> Iterator[str]:
-    """Say how many rows passed up to publishing, and where the verdict is: it came after."""
+    """Yield how many checks passed before publishing, and where the verdict is."""
     rows = told.get("checks")
     if isinstance(rows, list) and rows:
         missed = sum(not row.get("passed") for row in rows if isinstance(row, dict))

@@ -35,7 +35,7 @@ console = Console(highlight=False)
 
 
 def recover(pipeline: str | None) -> int:
-    """Have every killed run of the pipeline, or of all, go on; return the worst exit code among them.
+    """Resume every killed run of the pipeline, or of all pipelines; return the worst exit code.
 
     A run of a deployment is handed to its work pool, any other is run here and now. Nobody else's run
     is touched: whether a run was killed is told by its lock, not by Prefect. Where none was killed, a deploy
@@ -104,7 +104,7 @@ def _settle_deploy(killed: InterruptedRun) -> None:
 
 
 def _told_prefect(killed: InterruptedRun) -> FlowRun | None:
-    """Have the flow run marked as crashed, which frees its slot, and return it; None where there is none."""
+    """Mark the flow run as crashed, which frees its slot, and return it; None if there is none."""
     if killed.flow_run is None or get_current_settings().api.url is None:
         return None
     try:
@@ -135,7 +135,7 @@ def _to_go_on(killed: InterruptedRun, flow_run: FlowRun) -> dict[str, Any]:
 
 
 def _handed_over(killed: InterruptedRun, flow_run: FlowRun, deployment: UUID) -> int:
-    """Have a worker of the deployment go on with the run; asked again, it is the same flow run."""
+    """Create the flow run that resumes the run on a worker of the deployment. Idempotent."""
     with connected():
         run: Any = run_deployment(
             deployment,

@@ -128,7 +128,7 @@ def _conclude(loaded: Pipeline, pipeline: str, verdict: Verdict, seconds: float)
 
 
 def _print_what_serves(name: str) -> None:
-    """Say which version serves; the run has its verdict, whatever Docker or the server answers."""
+    """Print the live version. An error of Docker or the server is printed, and changes no verdict."""
     try:
         record = model_servers.running(name)
         live = model_status.live_version(record.rest, name) if record is not None else None

@@ -138,7 +138,7 @@ def _waits_for_a_worker(state: State[object]) -> bool:
 
 
 def _who_would(client: SyncPrefectClient, flow_run: UUID) -> str:
-    """Say which work pool the run waits in, and whether anyone works for it."""
+    """Return which work pool the run waits in, and whether it has a live worker."""
     pool = client.read_flow_run(flow_run).work_pool_name
     if pool is None:
         return "its deployment has no work pool: deploy it with one"

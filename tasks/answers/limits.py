@@ -104,7 +104,7 @@ def read(folder: Path) -> Limits:
 
 
 def write_exported(folder: Path, conditions: dict[str, str]) -> None:
-    """Note the conditions under which the export itself answered."""
+    """Record the conditions under which the export was predicted."""
     (folder / _EXPORTED_FILE).write_bytes(to_json(conditions))
 
 

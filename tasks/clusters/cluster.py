@@ -105,7 +105,7 @@ class _Role:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def begin(self) -> None:
-        """Let it play its part, if it has not begun."""
+        """Start the role, unless it has started."""
         if not self._begun:
             self._begun = True
             self._child.send(self._request)
@@ -132,7 +132,7 @@ class _Role:
         return False
 
     def dismiss(self) -> None:
-        """Take any end for what it should be from now on: training is over."""
+        """Accept any exit from now on: training has ended."""
         self._over = True
 
     def wait(self, seconds: float) -> None:
@@ -173,7 +173,7 @@ class Roles:
                 role.begin()
 
     def begin(self) -> None:
-        """Begin those that had to wait: a worker that finds no variables yet looks again only 30 s later."""
+        """Start the delayed roles: a worker that finds no variables retries only after 30 s."""
         for role in self._roles:
             role.begin()
 
@@ -207,7 +207,7 @@ class RemoteRoles:
         os._exit(1)  # the flow tries again, from the last checkpoint
 
     def begin(self) -> None:
-        """Let the workers begin: the variables are there."""
+        """Start the workers: the variables exist."""
         self._meeting.say("begun")
 
     def wait(self) -> None:

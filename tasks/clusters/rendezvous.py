@@ -65,7 +65,7 @@ class Rendezvous:
             return None
 
     def join(self, flow_run: str, address: str | None) -> None:
-        """Tell that this process plays what `flow_run` stands for, at `address`."""
+        """Announce that this process has the role of `flow_run`, at `address`."""
         self.say(f"members/{flow_run}", asdict(Member(socket.gethostname(), address)))
 
     def member(self, flow_run: str) -> Member | None:

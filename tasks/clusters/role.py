@@ -47,7 +47,7 @@ class _Part:
 
 
 def play(folder: Path, name: str, flow_run: str) -> str:
-    """Be the process `name` (such as `worker-0`) until training is over; return how that was, in a sentence.
+    """Run the role `name` (such as `worker-0`) until training ends; return how it ended, in a sentence.
 
     Afterwards nothing of it runs. Raises EnvironmentFault (the folder is not shared, no address, others out
     of reach), ProcessDied (also where the chief is gone), or what the process itself raised.
@@ -133,7 +133,7 @@ def _relayed(part: _Part, task: Task, kept: ExitStack) -> Task:
 
 
 def _begin(part: _Part, task: Task, child: Child, patience: Patience) -> None:
-    """Let the process play its part. A worker that found no variables would look again only 30 s later."""
+    """Start the role. A worker that finds no variables would retry only after 30 s."""
     if part.cluster.parameter_servers and task.type != "ps":
         patience.until(partial(part.meeting.said, "begun"))
     arguments = {**part.arguments, "task": asdict(task)}

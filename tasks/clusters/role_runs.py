@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 def joined(
     training: TrainingConfig, arguments: Mapping[str, Any], run: Run
 ) -> Iterator[RemoteCluster | None]:
-    """Have all other processes of the cluster joined while the block trains; yield what the chief joins.
+    """Start the other processes of the cluster for the duration of the block; yield what the chief joins.
 
     That is None where `training.cluster` names no work pool. Afterwards no flow run of the cluster is left
     running. Raises EnvironmentFault (no such pool, nobody takes a run, nothing shared, out of reach), or what
@@ -186,14 +186,14 @@ class _RoleRuns:
         report({"message": f"cluster: {message}; started again", "logged": True})
 
     def _can_miss(self, player: _Player) -> bool:
-        """Say whether the others can go on without it meanwhile."""
+        """Return whether the others can continue without it in the meantime."""
         if not self.meeting.said("agreed.json"):
             return True
         return self.meeting.said("go") and player.kind != "ps" and self._waits_for_nobody
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Look after all runs while the block runs; note why, and tell the chief, when it is of no use."""
+        """Watch all flow runs during the block; record why, and tell the chief, if training cannot go on."""
         ended = threading.Event()
 
         def keep() -> None:
@@ -215,7 +215,7 @@ class _RoleRuns:
             thread.join()
 
     def end(self, grace: Mapping[str, float]) -> None:
-        """Tell all that training is over, and see that no flow run is left that is not at its end."""
+        """Announce the end of training, and wait until every flow run has ended."""
         self.meeting.say("over", dict(grace))
         begun = [player for player in self._players if player.flow_run]
         deadline = time.monotonic() + max(grace.values(), default=0.0) + _SECONDS_TO_CANCEL

@@ -107,7 +107,7 @@ class ServingTarget:
     """Op libraries that the server loads: absolute paths."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         serving = f"version {self.live_version} serves now" if self.live_version else "nothing serves yet"
         if self.kind == "external":
             return f"{self.reason}; {serving}"
@@ -139,7 +139,7 @@ class Examples:
         return self.train.examples + self.eval.examples + self.sample.examples
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         return (
             f"{self.total:,} tf.Examples match the feature spec: "
             f"{self.train.examples:,} train, {self.eval.examples:,} eval, {self.sample.examples:,} sample"
@@ -155,7 +155,7 @@ class DataReview:
     """Why nothing is to be trained tonight; "" where it is."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         if self.needless:
             return self.needless
         missed = sum(not check.passed for check in self.checks)
@@ -183,7 +183,7 @@ class Checkpoint:
     """The SavedModel that it is of, if it was trained elsewhere."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         if self.given is not None:
             return f"nothing to train: {self.given} was trained elsewhere"
         pace = f", {self.steps_per_second:,.0f} steps/s" if self.steps_per_second else ""
@@ -238,7 +238,7 @@ class Evaluation:
     pictures: tuple[Picture, ...] = ()
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         gated = [name for name in self.metrics if any(check.name == name for check in self.checks)]
         shown = gated or [name for name in self.metrics if name not in ("global_step", "loss")]
         values = ", ".join(f"{name} {self.metrics[name]:.4g}" for name in shown[:4])
@@ -289,7 +289,7 @@ class Candidate:
     """Whose answers `offline` holds."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         names = ", ".join(signature.name for signature in self.signatures)
         tags = f", MetaGraphs {'; '.join(self.tag_sets)}" if len(self.tag_sets) > 1 else ""
         assets = f", assets {', '.join(self.assets)}" if self.assets else ""
@@ -396,7 +396,7 @@ class Recording:
     """Features that were dropped or hashed."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         changed = f"; dropped or hashed: {', '.join(self.changed)}" if self.changed else ""
         return f"{self.requests} requests in {self.file}{changed}; keep it under version control"
 
@@ -425,7 +425,7 @@ class ModelVersion:
     disk: what is served again should this one be withdrawn. None for the first."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         before = f", after {self.previous}" if self.previous is not None else ", the first one"
         return f"version {self.number} is visible, whole and on disk{before}"
 
@@ -450,7 +450,7 @@ class Endpoint:
     """Whether gRPC is spoken over TLS."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         how = "started" if self.started else "hot-swapped in the running server"
         return f"{self.server} reports version {self.version} AVAILABLE ({how})"
 
@@ -522,7 +522,7 @@ class Withdrawal:
     """What its answers were found to be."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         if self.serving is None:
             left = self.proof or "the server is stopped"
             return f"version {self.number} is withdrawn; there was none before, so {left}"
@@ -540,7 +540,7 @@ class Recovery:
     """What was done about it, and why that is safe."""
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         return f"{self.found}: {self.done}" if self.found else "no deploy was left unfinished"
 
 
@@ -552,7 +552,7 @@ class Retention:
     removed: tuple[int, ...]
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         return f"{len(self.kept)} version(s) on disk, {len(self.removed)} removed"
 
 

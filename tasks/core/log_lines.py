@@ -76,7 +76,7 @@ class Forwarded:
     """A log file that grows: what is worth seeing of it is handed on as it appears, once each."""
 
     def __init__(self, file: Path, take: Take, masked: Callable[[str], str] = str) -> None:
-        """Begin at the present end of the file, which need not be there yet.
+        """Start at the current end of the file, which need not exist yet.
 
         `masked` returns a text without its secrets.
         """
@@ -100,7 +100,7 @@ class Forwarded:
             self._consider(line)
 
     def close(self) -> None:
-        """Look for the last time, and tell how many lines were left out."""
+        """Read the remaining lines, and report how many were left out."""
         self.look()
         if self._left_out:
             self._take(logging.WARNING, f"{self._left_out} more such lines are in {self._file}")

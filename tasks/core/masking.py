@@ -33,7 +33,7 @@ def _forms(value: str) -> tuple[str, ...]:
 
 
 def mask_file(file: Path, values: Iterable[str]) -> None:
-    """Have the values in a file masked; one without them is left as it is."""
+    """Mask the values in a file, if it holds any."""
     values = list(values)
     if values and file.is_file():
         text = file.read_text(errors="replace")

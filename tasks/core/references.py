@@ -68,7 +68,7 @@ def _load_file(file: Path) -> ModuleType:
 
 
 def _explained(error: Exception) -> str:
-    """Say what went wrong and in which line of whose file."""
+    """Return what went wrong, with file and line."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
         return text

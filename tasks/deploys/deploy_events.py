@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 def rolled_back(pipeline: str, withdrawal: Withdrawal, reason: str) -> None:
-    """Tell that a version was withdrawn, by itself or by a person, and which one answers now.
+    """Emit the event that a version was withdrawn, and which one is live now.
 
     Called once for each, when it is over and proven.
     """

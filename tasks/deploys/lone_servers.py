@@ -16,7 +16,7 @@ from tasks.state.server_records import LoneRole, ServerRecord
 
 @contextmanager
 def started(planned: ServerRecord, role: LoneRole) -> Iterator[ServerRecord]:
-    """Have such a server for as long as the block takes; it is stopped however the block ends.
+    """Run such a server for the duration of the block, and stop it however the block ends.
 
     One that a run which was killed left in this role is stopped first. Raises DeployFailed where it cannot
     be started; whether it comes up is for the block to see.
@@ -40,7 +40,7 @@ def started(planned: ServerRecord, role: LoneRole) -> Iterator[ServerRecord]:
 
 
 def stop(model_name: str, role: LoneRole) -> None:
-    """Have no server of the model in this role, whether or not its start was noted."""
+    """Stop the model's server in this role, recorded or not."""
     alone = server_records.read_lone(model_name, role)
     if alone is not None:
         handle = alone.handle or model_servers.find_started(alone, role=role)

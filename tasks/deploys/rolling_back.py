@@ -26,13 +26,13 @@ class Choice:
     journal: Journal
 
     def proved(self) -> str:
-        """Say what this proves."""
+        """Return the stage's result, in one line."""
         back = f"version {self.journal.previous} is as it was published"
         return f"{back}; to be withdrawn: {self.journal.numbers}"
 
 
 def roll_back(pipeline: Pipeline, to: int | None = None) -> Withdrawal:
-    """Have version `to` answer, by default the one before the live one, and every later one withdrawn.
+    """Make version `to` live, by default the one before the live one, and withdraw every later one.
 
     It is proven by its answers, and the verdict says `restored`. Needs no Prefect, and does not wait for a
     run that trains: only what is served is locked. A deploy that an earlier run did not live to end is
@@ -76,7 +76,7 @@ def choose(run: Run, to: int | None) -> Choice:
 
 @contextmanager
 def recorded(pipeline: Pipeline, run: Run) -> Iterator[RunRecord]:
-    """Leave a verdict, a report and metrics, however the block ends."""
+    """Write a verdict, a report and metrics, however the block ends."""
     record = RunRecord()
     try:
         with run_records.recording(run.pipeline, run.run_id) as record:
@@ -111,7 +111,7 @@ def _live(run: Run) -> int | None:
 
 
 def _named(base: Path, earlier: list[int]) -> str:
-    """Say which versions can be gone back to, and which were withdrawn and cannot."""
+    """Return which versions can be rolled back to, and which cannot because they were withdrawn."""
     kept = ", ".join(map(str, model_versions.withdrawn(base)))
     hidden = f"; withdrawn, and kept for inspection: {kept}" if kept else ""
     if not earlier:

@@ -19,7 +19,7 @@ Prove = Callable[[Endpoint], object]
 
 
 def serve(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> Endpoint:
-    """Have the version answered with, by the running server if it is as planned, else by a new one.
+    """Deploy the version to the running server if it matches the plan, otherwise to a new one.
 
     A new one in a running one's place is proven first, on ports of its own: if it is no good, the old one
     never stopped. Then it is started beside the old one and has the clients before that is drained, so that
@@ -118,7 +118,7 @@ def _is_as(record: ServerRecord, planned: ServerRecord) -> bool:
 
 
 def _can_overlap(running: ServerRecord, planned: ServerRecord) -> bool:
-    """Tell whether clients can go from one to the other at the same address."""
+    """Return whether clients can move from one server to the other at the same address."""
     return _place(running) == _place(planned) and _shares_its_place(running) and _shares_its_place(planned)
 
 
@@ -128,7 +128,7 @@ def _place(record: ServerRecord) -> tuple[object, ...]:
 
 
 def _shares_its_place(record: ServerRecord) -> bool:
-    """Tell whether a relay stands before it, or it is our own: the official one's REST port is its alone."""
+    """Return whether the server can share its ports: one behind a relay, or ours, can."""
     if record.target == "process":
         return record.program == server_process.OWN_PROGRAM
     own = record.program.startswith(f"{server_image.REPOSITORY}:")
@@ -136,13 +136,13 @@ def _shares_its_place(record: ServerRecord) -> bool:
 
 
 def _let_clients_in(record: ServerRecord) -> None:
-    """Have clients reach a server that runs; where its engine does not answer, it answers as it is."""
+    """Route clients to the running server. Leaves routing unchanged if Docker does not respond."""
     with suppress(EnvironmentFault):
         model_servers.let_clients_in(record)
 
 
 def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> None:
-    """See the new server load the version and answer rightly, on ports that no client knows."""
+    """Start the new server on other ports and check that it loads the version and answers correctly."""
     with lone_servers.started(planned, "rehearsal") as alone:
         model_servers.wait_until_live(alone, version, deadline, log)
         prove(endpoint(alone, version, started=True))
@@ -151,7 +151,7 @@ def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path
 def _take_over(
     running: ServerRecord, planned: ServerRecord, version: int, deadline: Deadline, log: Path
 ) -> Endpoint:
-    """Have the new server beside the old one, then the old one's clients go to it."""
+    """Start the new server beside the old one, then move the old one's clients to it."""
     model_servers.wait_until_live(running, version, deadline, log)
     server_records.set_aside(running)
     record = model_servers.start_beside(planned, deadline, log)
@@ -177,7 +177,7 @@ def endpoint(record: ServerRecord, version: int, started: bool) -> Endpoint:
 
 
 def settle(model_name: str) -> None:
-    """Have the present server alone: the one that it replaced is stopped, if it still runs, and forgotten."""
+    """Stop the replaced server if it still runs, and forget it."""
     present, replaced = model_servers.recorded(model_name), server_records.read_replaced(model_name)
     if replaced is not None and (present is None or present.handle != replaced.handle):
         _end(replaced, present)

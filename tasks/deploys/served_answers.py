@@ -65,7 +65,7 @@ def prove_again(endpoint: Endpoint, smoke_test: SmokeTestConfig, run: Run, log: 
 
 
 def _without_latency(smoke_test: SmokeTestConfig) -> SmokeTestConfig:
-    """Leave out what only a new version is asked: it was fast enough once, and somebody waits for it."""
+    """Return the smoke test without latency limit and watch time: they are for new versions."""
     brief = {"latency_requests": _FEWEST_LATENCY_REQUESTS, "latency_p99_limit_ms": None, "watch_seconds": 0}
     return smoke_test.model_copy(update=brief)
 

@@ -84,7 +84,7 @@ def _to_serve(journal: Journal) -> int | None:
 
 
 def _noted(journal: Journal) -> Journal:
-    """Note the intent; a disk that is full must not keep a bad version in service."""
+    """Record the intent to roll back; continue on a full disk, so that no bad version keeps serving."""
     try:
         return deploy_journal.write(journal)
     except EnvironmentFault as error:

@@ -21,7 +21,7 @@ from tasks.state.deploy_journal import Journal
 
 
 def recover(pipeline: Pipeline) -> Recovery:
-    """Have no deploy of the pipeline unfinished, and the server running that is on record.
+    """Complete or roll back an interrupted deploy of the pipeline and restart its recorded server.
 
     Needs no run and no Prefect; logs are in the killed run's folder. Raises AlreadyRunning where a deploy
     or a rollback is under way, and SlipwayError where neither finishing nor undoing can be done.
@@ -133,7 +133,7 @@ def _highest(journal: Journal) -> int | None:
 
 
 def _finish(journal: Journal, deployment: DeploymentConfig, smoke_test: SmokeTestConfig, run: Run) -> str:
-    """Go through the steps that are left, each of which may have been done. Raises SlipwayError."""
+    """Repeat the remaining steps, each of which is idempotent. Raises SlipwayError."""
     if journal.server is None:
         raise DeployFailed(f"no server of {journal.pipeline} runs that could be asked")
     version, deadline = max(journal.versions), Deadline.after(deployment.load_timeout_seconds)

@@ -56,7 +56,7 @@ def step_of(prefix: Path) -> int:
 
 
 def damage(prefix: Path) -> str | None:
-    """Say what is wrong with a checkpoint; None where every tensor can be read, and has its checksum."""
+    """Return what is wrong with a checkpoint; None if every tensor is readable and matches its checksum."""
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         for name in reader.get_variable_to_shape_map():
@@ -103,7 +103,7 @@ def _set_aside(prefix: Path) -> None:
 
 
 def _record(model_dir: Path, prefixes: list[Path]) -> None:
-    """Have `tf.train.latest_checkpoint` say the last of `prefixes`."""
+    """Make `tf.train.latest_checkpoint` return the last of `prefixes`."""
     if not prefixes:
         (model_dir / "checkpoint").unlink(missing_ok=True)
     else:

@@ -34,7 +34,7 @@ def held(accelerator: Accelerator) -> Iterator[None]:
 
 
 def may_use_gpu(accelerator: AcceleratorConfig) -> bool:
-    """Say whether a GPU may be used; for `auto` the driver is asked, as TensorFlow is not imported here."""
+    """Return whether a GPU may be used; for `auto` ask the driver, as TensorFlow is not imported here."""
     return accelerator.device == "gpu" or (accelerator.device == "auto" and _DRIVER.is_dir())
 
 

@@ -41,7 +41,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._global_step = tf.compat.v1.train.get_global_step()
 
     def after_create_session(self, session: Any, _coord: Any) -> None:
-        """Note the step that this process starts at."""
+        """Record the global step at the start of this process."""
         self.first_step = self.step = int(session.run(tf.compat.v1.train.get_global_step()))
         self._reported_step = self.step
         self._started = self._reported = time.monotonic()
@@ -76,7 +76,7 @@ class ReportProgress(tf.estimator.SessionRunHook):  # type: ignore[misc]
         })  # fmt: skip
 
     def end(self, session: Any) -> None:
-        """Note the step that this process ends at."""
+        """Record the global step at the end of this process."""
         self.step = int(session.run(tf.compat.v1.train.get_global_step()))
 
     def steps_per_second(self) -> float | None:
@@ -94,7 +94,7 @@ class ReportEvaluation(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._reported = 0.0
 
     def after_run(self, _run_context: Any, _run_values: Any) -> None:
-        """Tell it, once a second."""
+        """Report progress, once a second."""
         if time.monotonic() - self._reported >= SECONDS_BETWEEN_REPORTS:
             self._reported = time.monotonic()
             self._progress(self._told)
@@ -107,7 +107,7 @@ class WarnOfRandomOps(tf.estimator.SessionRunHook):  # type: ignore[misc]
         self._tell = tell
 
     def begin(self) -> None:
-        """Look at all that the loss is computed from; initializers are not among that."""
+        """Check every op that the loss depends on, except initializers."""
         loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
         found = sorted(op.name for op in _computed_from(loss.op) if op.type in _STATEFUL_RANDOM_OPS)
         if found:
@@ -139,7 +139,7 @@ class StopOnSigterm(tf.estimator.SessionRunHook):  # type: ignore[misc]
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM inside the block."""
+        """Handle SIGTERM inside the block."""
         before = signal.signal(signal.SIGTERM, self._ask)
         try:
             yield

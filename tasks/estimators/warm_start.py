@@ -45,7 +45,7 @@ class Plan:
     """Names in the model of those that begin with their initializers; the optimizer's own left out."""
 
     def told(self, origin: str) -> list[str]:
-        """Say it in lines: what is restored, and under which names, and what is initialised."""
+        """Return a description in lines: what is restored, under which names, and what is initialised."""
         same = [name for name, stored in self.restored.items() if name == stored]
         renamed = [f"{stored} -> {name}" for name, stored in self.restored.items() if name != stored]
         return [
@@ -55,7 +55,7 @@ class Plan:
         ]
 
     def proved(self, origin: str) -> str:
-        """Say it in a part of a sentence."""
+        """Return a description that fits into a sentence."""
         restored, of_all = len(self.restored), len(self.restored) + len(self.initialised)
         return f"{restored} of {of_all} variables warm-started from {origin}"
 
@@ -193,7 +193,7 @@ class WarmStart(tf.estimator.SessionRunHook):  # type: ignore[misc]
 
 
 def proved(model_dir: Path) -> str:
-    """Say how the model in `model_dir` was warm-started, by this process or one before it; else nothing."""
+    """Return how the model in `model_dir` was warm-started, by this process or an earlier one, if it was."""
     try:
         return str(json.loads((model_dir / _RECORD).read_text())["proved"])
     except FileNotFoundError:

@@ -106,7 +106,7 @@ def parse_cell(
 
 
 def values_of(count: int, dtype: str) -> str:
-    """Say how many values of what type: `64 float32 values`."""
+    """Return the number and type of values: `64 float32 values`."""
     return f"{count:,} {dtype} value{'' if count == 1 else 's'}"
 
 

@@ -31,7 +31,7 @@ class Batch:
     unit: str = "record"
 
     def place(self, index: int) -> str:
-        """Say where the example at `index` is: `digits.tfrecord: record 17`."""
+        """Return where the example at `index` is: `digits.tfrecord: record 17`."""
         return f"{self.file}: {self.unit} {self.numbers[index]:,}"
 
 

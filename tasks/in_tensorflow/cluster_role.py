@@ -23,7 +23,7 @@ def run(
     model: ModelConfig, training: TrainingConfig, data: DataConfig, examples: Examples, run: Run,
     evaluation: EvaluationConfig, task: Task,
 ) -> None:  # fmt: skip
-    """Be a worker up to max_steps, the evaluator up to their checkpoint, or a parameter server for ever.
+    """Run as a worker up to max_steps, as the evaluator of the last checkpoint, or as a parameter server.
 
     SIGTERM ends it at once, as it ends any process: the chief alone has something to save. The chief's end
     is SIGKILL for it: multi_worker_mirrored takes SIGTERM for a notice of preemption, and waits for others.

@@ -189,7 +189,7 @@ def _written(
 
 
 def _export(write: Callable[[Path], Path], run: Run) -> Path:
-    """Leave the SavedModel in `<base>/.candidate-<run id>/`, or nothing."""
+    """Write the SavedModel to `<base>/.candidate-<run id>/`; remove it on failure."""
     path = run.model_base_path / f".candidate-{run.run_id}"
     partial = path.with_name(f"{path.name}.partial")
     for leftover in (path, partial):

@@ -45,7 +45,7 @@ def _default(client: ServingClient) -> Signature:
 
 
 def _receiver(definition: Any) -> Literal["parsing", "raw"]:
-    """Tell serialized tf.Examples from feature tensors: the former are one string a row."""
+    """Return `parsing` if the only input is a string tensor (serialized tf.Examples), otherwise `raw`."""
     inputs = list(definition.inputs.values())
     one_string = len(inputs) == 1 and inputs[0].dtype == types_pb2.DT_STRING
     return "parsing" if one_string else "raw"

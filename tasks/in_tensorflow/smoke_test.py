@@ -156,7 +156,7 @@ def latencies(ask: Ask, records: Sequence[bytes], requests: int) -> list[float]:
 
 
 def latency_check(p99: float, limit: float | None) -> Check:
-    """Say whether the p99, in milliseconds, is within the limit, if there is one."""
+    """Return the check of the p99 latency, in milliseconds, against its limit, if there is one."""
     passed = limit is None or p99 <= limit
     rule = "is reported" if limit is None else "at most the limit"
     return Check("latency p99 ms", rule, round(p99, 3), limit, passed)

@@ -114,7 +114,7 @@ class ForkServer:
             pass  # the server has ended, and sent all of them SIGTERM
 
     def _look(self, seconds: float) -> bool:
-        """Take what the server has told, waiting at most so long; return False if it tells no more."""
+        """Read the server's messages, waiting at most `seconds`; return False after the last one."""
         if self._socket.fileno() < 0:
             return False
         if not select.select([self._socket], [], [], seconds)[0]:
@@ -223,12 +223,12 @@ def _tell(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 def end_with_parent(by: signal.Signals) -> None:
-    """Have the kernel send this process `by` when its parent ends, kill -9 included."""
+    """Ask the kernel to send this process the signal `by` when its parent ends, even by kill -9."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
 
 
 def _become_child(parent: int, descriptors: list[int]) -> None:
-    """Have what a spawned process has: streams, session and signals of its own."""
+    """Set up the streams, session and signals of a spawned process."""
     end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)

@@ -66,7 +66,7 @@ _READ_AT_IMPORT = ("TF_", "ONEDNN_", "DNNL_", "XLA_", "CUDA_", "OMP_", "OPENBLAS
 
 
 def ignore_progress(_: Mapping[str, Any]) -> None:
-    """Take progress and do nothing with it."""
+    """Ignore progress."""
 
 
 class Child:
@@ -163,7 +163,7 @@ _imported_with: Mapping[str, str] = {}
 
 
 def prepare() -> fork_server.ForkServer:
-    """Have a process import TensorFlow now, unless one has, and return it: the next `run()` forks it."""
+    """Start the fork server, which imports TensorFlow, unless it is running; return it."""
     global _server, _imported_with
     environment = _environment()
     decides = {name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT)}

@@ -31,7 +31,7 @@ def key(name: str) -> str:
 
 
 def show(name: str, markdown: str, description: str | None = None) -> None:
-    """Have the markdown on the page of the run, and of the task in which this is called."""
+    """Create a markdown artifact for the flow run and the current task run."""
     if FlowRunContext.get() is None and TaskRunContext.get() is None:
         return  # a stage that is run alone belongs to no page
     try:
@@ -42,7 +42,7 @@ def show(name: str, markdown: str, description: str | None = None) -> None:
 
 
 def tag(pipeline: str) -> None:
-    """Have the flow run found by the pipeline's name, and as one of Slipway's; the tags that it has stay."""
+    """Tag the flow run with `slipway` and the pipeline's name; existing tags stay."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
@@ -68,7 +68,7 @@ def add_to_name(reason: str) -> None:
 
 @contextmanager
 def _asked_again(times: int) -> Iterator[None]:
-    """Have a server that is busy or gone asked again so often, after 2 s, 4 s, …"""
+    """Retry requests to a server that is busy or unreachable, after 2 s, 4 s, …"""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: times}):
         yield
 
@@ -83,7 +83,7 @@ class LiveTraining:
         self._failed = False
 
     def watch(self, event: Event) -> None:
-        """Take an event of the run; at most every two seconds the server is told."""
+        """Handle an event of the run; update Prefect at most every two seconds."""
         step, most = event.progress.get("step"), event.progress.get("max_steps")
         if event.kind != "progress" or not isinstance(step, int) or not most:
             return

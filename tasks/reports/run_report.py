@@ -212,7 +212,7 @@ def _serving(live: LiveService) -> str:
 
 
 def _kept(folder: Path) -> str:
-    """Say what a run that goes on begins with."""
+    """Return what a resumed run begins with."""
     found = _STEP.search(_text(folder / "checkpoints" / "checkpoint"))
     if (folder / "stages" / "train.json").is_file() or found is None:
         done = ", ".join(stage.name for stage in _finished_stages(folder))

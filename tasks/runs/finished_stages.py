@@ -48,7 +48,7 @@ class FinishedStages:
         return artifact
 
     def keep(self, stage: str, artifact: Any) -> None:
-        """Have the artifact, and the files that it names, on disk when this returns."""
+        """Write the artifact durably, and sync the files that it names."""
         for path in _paths(artifact):
             durable_files.sync(path)
         durable_files.write(self._file(stage), to_json(artifact, inf_nan_mode="constants"))

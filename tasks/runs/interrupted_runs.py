@@ -40,7 +40,7 @@ def found(pipeline: str | None = None) -> list[InterruptedRun]:
 
 
 def forget(killed: InterruptedRun) -> None:
-    """Have the run no longer found: there is nothing to go on with."""
+    """Forget the killed run: it has been resumed, or cannot be."""
     (runs_folder(killed.pipeline) / ".running").unlink(missing_ok=True)
 
 
@@ -59,7 +59,7 @@ def _killed(note: Path) -> InterruptedRun | None:
 
 
 def _is_held(lock: Path) -> bool:
-    """Say whether somebody works on the pipeline, be it in another container: the kernel knows.
+    """Return whether a process holds the pipeline's lock, in this container or another.
 
     The lock is taken and given back. A run that began in that very moment would be refused; where no run
     was killed there is no note, and the lock is left alone.

@@ -28,7 +28,7 @@ class Resumption:
     """A line for each key that the YAML says otherwise by now. What was given by --set is among them."""
 
     def told(self) -> str:
-        """Say which run goes on, and with what, in one paragraph."""
+        """Return which run is resumed, and with what, in one paragraph."""
         if not self.differences:
             return f"run {self.run.run_id} goes on"
         said = "; ".join(self.differences)

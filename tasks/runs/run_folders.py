@@ -98,7 +98,7 @@ def describe(pipeline: Pipeline, run_id: str) -> Run:
 
 
 def make(run: Run) -> None:
-    """Have the run's folder there: it holds examples, so that nobody but its owner reads it."""
+    """Create the run's folder, readable by its owner only: it holds examples."""
     durable_files.make_folder(run.folder, _OWNER_ONLY)
 
 
@@ -129,7 +129,7 @@ def opened(pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> Iterato
 
 
 def _lock(pipeline: Pipeline) -> AbstractContextManager[object]:
-    """Take the pipeline's lock; the end of a `with` gives it back."""
+    """Acquire the pipeline's lock for a `with` block."""
     name = pipeline.config.name
     folder = runs_folder(name)
     try:
@@ -148,7 +148,7 @@ def _lock(pipeline: Pipeline) -> AbstractContextManager[object]:
 
 
 def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> None:
-    """Leave who holds the lock, and the run's folder with its configuration. Raises EnvironmentFault."""
+    """Record the lock's holder, and create the run's folder and configuration. Raises EnvironmentFault."""
     resolved = pipeline.config.model_dump(mode="json", by_alias=True)
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     try:
@@ -167,7 +167,7 @@ def _begin(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None) -> 
 
 
 def note(folder: Path, pipeline: Pipeline, run: Run, flow: FlowRun | None = None) -> None:
-    """Leave on disk who holds the lock. A run that is killed leaves it behind: interrupted_runs.py."""
+    """Record on disk who holds the lock. A killed run leaves it behind: interrupted_runs.py."""
     holder = {"run_id": run.run_id, "pid": os.getpid(), "file": str(pipeline.file)}
     durable_files.move_folder_aside(folder / ".running")
     durable_files.write(

@@ -106,7 +106,7 @@ class RunRecord:
             self._tell(Event("stage_ended", entry))
 
     def note(self, entry: StageEntry, artifact: Any) -> None:
-        """Take from a stage's artifact what it proves, its checks, and what the verdict tells of it."""
+        """Record the result, the checks and the verdict's fields of a stage's artifact."""
         entry.proved = artifact.proved() if hasattr(artifact, "proved") else ""
         self.checks.extend(getattr(artifact, "checks", ()))
         if isinstance(artifact, Evaluation):
@@ -121,7 +121,7 @@ class RunRecord:
             self.rolled_back = artifact.serving is not None
 
     def note_restored(self, done: Withdrawal) -> None:
-        """Take from a rollback which version serves again."""
+        """Record which version a rollback made live."""
         self.version, self.previous_version = done.serving, done.number
 
     def _note_evaluation(self, evaluated: Evaluation) -> None:
@@ -130,12 +130,12 @@ class RunRecord:
         self.pictures.extend(evaluated.pictures)
 
     def progress(self, progress: Mapping[str, Any]) -> None:
-        """Tell watchers about progress of the stage that is running."""
+        """Report progress of the running stage to watchers."""
         if self.stages:
             self._tell(Event("progress", self.stages[-1], progress))
 
     def end(self) -> None:
-        """Tell watchers that the run has ended, and in what."""
+        """Report the end of the run, and its verdict, to watchers."""
         self._tell(Event("run_ended", verdict=self.verdict()))
 
     def verdict(self) -> Verdict:
@@ -225,7 +225,7 @@ def recording(pipeline: str, run_id: str) -> Iterator[RunRecord]:
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Tell `watcher` of every event of the runs inside the block."""
+    """Report every event of the runs inside the block to `watcher`."""
     token = _watchers.set((*_watchers.get(), watcher))
     try:
         yield

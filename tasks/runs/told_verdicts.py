@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def tell(verdict: Verdict) -> None:
-    """Have the verdict kept by Prefect's server, as an artifact of the flow run of this context.
+    """Store the verdict in Prefect, as an artifact of the current flow run.
 
     Where the server cannot be told, the verdict stands, and a warning is logged.
     """

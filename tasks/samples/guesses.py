@@ -274,7 +274,7 @@ def _default(feature: FeatureProfile) -> Value:
 
 
 def _left_out(feature: FeatureProfile) -> str | None:  # noqa: PLR0911 (a reason a line)
-    """Say why a canned Estimator had better not see the feature; None where it may."""
+    """Return why a canned Estimator should not use the feature; None if it may."""
     values, scalar = feature.values, feature.is_scalar
     if feature.binary:
         return "bytes that are no text (an image?): model.preprocess could decode them"

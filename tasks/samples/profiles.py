@@ -100,7 +100,7 @@ class Tally:
         self._first: dict[int, Value] = {}
 
     def add(self, values: Sequence[Value | bytes], index: int | None = None) -> None:
-        """Take the values that one example has: at least one; `index` is the example's number."""
+        """Add the values of one example (at least one); `index` is the example's number."""
         if index is not None and index < MOST_PAIRED and len(values) == 1:
             value = values[0]
             value = self._text(value) if isinstance(value, bytes) else value

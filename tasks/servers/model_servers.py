@@ -72,7 +72,7 @@ def running(model_name: str) -> ServerRecord | None:
 
 
 def is_alive(record: ServerRecord) -> bool:
-    """Say whether the server still runs."""
+    """Return whether the server still runs."""
     if not record.handle:
         return False
     if record.target == "process":
@@ -200,13 +200,13 @@ def start_beside(record: ServerRecord, deadline: Deadline, log_copy: Path) -> Se
 
 
 def let_clients_in(record: ServerRecord) -> None:
-    """Have new clients reach this server: a relay before it passes them on to it. May be done twice."""
+    """Route new clients to this server, if it has a relay. Idempotent."""
     if record.target == "docker":
         server_container.let_clients_in(record)
 
 
 def noted(record: ServerRecord, handle: str) -> ServerRecord:
-    """Note that the server runs as `handle`, and return its record."""
+    """Record that the server runs as `handle`, and return the record."""
     log = _kind(record).log_place(record)
     started = replace(record, handle=handle, log=log, started_at=server_records.now())
     server_records.write(started)
@@ -256,7 +256,7 @@ def stop(record: ServerRecord, grace_seconds: float = STOP_GRACE_SECONDS) -> Non
 
 
 def hand_over(record: ServerRecord) -> None:
-    """Have the server's clients go to the one beside it, and end it; its record stays."""
+    """Move the server's clients to the one beside it, and end it; its record stays."""
     _kind(record).hand_over(record, _HAND_OVER_SECONDS)
     stop(record)
 
@@ -358,7 +358,7 @@ _claims: list[socket.socket] = []
 
 
 def _claimed(port: int) -> bool:
-    """Have no other choice on this machine fall on the port; False where one has."""
+    """Reserve the port on this machine; return False if it is reserved already."""
     claim = socket.socket(socket.AF_UNIX)
     try:
         claim.bind(f"\0slipway-port-{port}")  # abstract: the kernel forgets it with the process

@@ -59,7 +59,7 @@ def numerics(rest: str, timeout_seconds: float = 2.0) -> dict[str, str]:
 
 
 def answers(rest: str, timeout_seconds: float = 2.0) -> bool:
-    """Say whether a server is there, whatever it knows."""
+    """Return whether a server answers, whatever models it has."""
     try:
         _get(f"{rest}/v1/models", timeout_seconds)
     except httpx.HTTPError:

@@ -53,7 +53,7 @@ def name(model_name: str) -> str:
 
 
 def have_network(client: docker.DockerClient) -> None:
-    """Have the network, which does not lead off this machine."""
+    """Create the internal network, which has no route off this machine."""
     if not client.networks.list(names=[f"^{re.escape(network())}$"]):
         client.networks.create(network(), internal=True, check_duplicate=True, labels=_labels())
 
@@ -63,7 +63,7 @@ def _labels() -> dict[str, str]:
 
 
 def stand_before(record: ServerRecord, server: str) -> None:
-    """Have a relay at the record's address, and new connections go to the container `server`.
+    """Start a relay at the record's address, and route new connections to the container `server`.
 
     Connections that there are stay where they are. Killed half-way, it is to be called again. Raises
     DeployFailed where a relay cannot be started, or does not find the server.
@@ -92,7 +92,7 @@ def passes_to(model_name: str) -> str:
 
 
 def is_running(model_name: str) -> bool:
-    """Say whether clients are let in."""
+    """Return whether the relay accepts clients."""
     container = find(engine(), name(model_name))
     return container is not None and container.status == "running"
 
@@ -108,7 +108,7 @@ def connections(model_name: str, server: str) -> int:
 
 
 def stop(model_name: str) -> None:
-    """Have no relay of the model; the network goes with the last one."""
+    """Remove the model's relay, and the network with the last one."""
     client = engine()
     container = find(client, name(model_name))
     if container is not None:
@@ -184,7 +184,7 @@ def _run(container: Container) -> None:
 
 
 def _ordered(model_name: str, *command: str) -> str:
-    """Have the relay's control.py do something, and return what it prints. Raises DeployFailed."""
+    """Run a command of the relay's control.py and return its output. Raises DeployFailed."""
     container = find(engine(), name(model_name))
     if container is None:
         raise DeployFailed(f"relay {name(model_name)} is gone")

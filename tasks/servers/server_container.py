@@ -79,7 +79,7 @@ def find_started(
 
 
 def can_answer(record: ServerRecord) -> bool:
-    """Say whether a server that was started beside another one can answer.
+    """Return whether a server that was started beside another one can answer.
 
     Behind a relay it is asked; in the machine's network our own says so itself, when it listens.
     """
@@ -90,7 +90,7 @@ def can_answer(record: ServerRecord) -> bool:
 
 
 def let_clients_in(record: ServerRecord) -> None:
-    """Have the relay, if there is one, pass new connections on to this server from now on."""
+    """Route the relay's new connections, if there is a relay, to this server."""
     if record.network == "relayed":
         relay.stand_before(record, _name(record))
 
@@ -248,7 +248,7 @@ def _limits(record: ServerRecord) -> dict[str, Any]:
 
 
 def keep_running(container_id: str) -> None:
-    """Have the engine start the container again when it crashes and when the machine comes back.
+    """Set the restart policy: restart the container after a crash and after a reboot.
 
     Only for a server that was seen to work: one that dies while loading must stay dead, to be seen.
     """
@@ -258,7 +258,7 @@ def keep_running(container_id: str) -> None:
 
 
 def is_running(record: ServerRecord) -> bool:
-    """Say whether the container runs, and its relay. Raises EnvironmentFault where no engine answers."""
+    """Return whether the container and its relay run. Raises EnvironmentFault if no engine answers."""
     container = find(engine(), record.handle)
     if container is None or container.status != "running":
         return False
@@ -275,7 +275,7 @@ def log(container_id: str) -> str:
 
 
 def hand_over(record: ServerRecord, seconds: float) -> None:
-    """Have the server without clients; return when it is, or after so long.
+    """Drain the server; return when it has no clients, or after the deadline.
 
     Behind a relay no new ones come, and those that there are reach their greatest age. In the machine's
     network it is told by SIGUSR1, and ends.

@@ -136,7 +136,7 @@ def find_started(
 
 
 def _leads(process: psutil.Process) -> bool:
-    """Tell a server from the processes that it started: it has a session of its own."""
+    """Return whether this is a server rather than one of its workers: it leads a session."""
     try:
         return os.getsid(process.pid) == process.pid and process.status() != psutil.STATUS_ZOMBIE
     except (ProcessLookupError, psutil.NoSuchProcess):
@@ -173,7 +173,7 @@ def find(handle: str) -> psutil.Process | None:
 
 
 def can_answer(record: ServerRecord) -> bool:
-    """Say whether the process, or one that it started, listens on the record's ports: it does when it can."""
+    """Return whether the process, or a child of it, listens on the record's ports."""
     process = find(record.handle)
     if process is None:
         return False
@@ -187,7 +187,7 @@ def can_answer(record: ServerRecord) -> bool:
 
 
 def hand_over(record: ServerRecord, seconds: float) -> None:
-    """Have the process let its clients go, by SIGUSR1, and end; return when it has, or after so long."""
+    """Drain the process by SIGUSR1; return when it has ended, or after the deadline."""
     process = find(record.handle)
     if process is None:
         return

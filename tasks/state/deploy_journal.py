@@ -99,7 +99,7 @@ def _read(path: Path) -> Journal | None:
 
 
 def write(journal: Journal) -> Journal:
-    """Have the journal on disk when this returns. Raises EnvironmentFault."""
+    """Write the journal durably. Raises EnvironmentFault."""
     stamped = replace(journal, at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
     _write(file(journal.pipeline), stamped)
     return stamped
@@ -114,7 +114,7 @@ def _write(path: Path, journal: Journal) -> None:
 
 
 def note(run: Run, state: State, **changes: Any) -> None:
-    """Note that the run's deploy has come as far as `state`; nothing where a stage is run alone."""
+    """Record that the run's deploy has reached `state`. Does nothing if a stage is run alone."""
     journal = of_run(run)
     if journal is not None:
         write(replace(journal, state=state, **changes))
@@ -144,7 +144,7 @@ def conclude(journal: Journal, state: Literal["committed", "undone"]) -> None:
 
 
 def discard(pipeline: str) -> None:
-    """Have no deploy under way."""
+    """Remove the journal: no deploy is in progress."""
     state_files.remove(file(pipeline))
 
 

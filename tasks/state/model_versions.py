@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_saved_model(folder: Path) -> bool:
-    """Say whether the folder holds a SavedModel, as bytes or as text."""
+    """Return whether the folder holds a SavedModel, binary or text."""
     return any((folder / file).is_file() for file in ("saved_model.pb", "saved_model.pbtxt"))
 
 
@@ -235,7 +235,7 @@ def withdraw(base: Path, number: int) -> Path | None:
 
 
 def _forget(base: Path, numbers: set[int]) -> None:
-    """Take versions off the list, so that no copy under such a number is served."""
+    """Remove versions from the list, so that no copy under such a number is served."""
     known = published_versions.listed(base)
     if known is not None and numbers & set(known):
         published_versions.write(base, {each: known[each] for each in known if each not in numbers})
@@ -289,7 +289,7 @@ def _remove_leftovers(base: Path, keep: int, oldest_kept: int) -> None:
 
 @contextmanager
 def lent_to_canary(base: Path, run_id: str) -> Iterator[Path]:
-    """Have an empty folder beside the versions, to be the base path of a server that no client knows.
+    """Create an empty folder beside the versions, as the base path of a rehearsal server.
 
     `lend` puts versions into it. It is gone afterwards; what a run that was killed left is removed first.
     """
@@ -305,7 +305,7 @@ def lent_to_canary(base: Path, run_id: str) -> Iterator[Path]:
 
 
 def lend(saved_model: Path, base: Path, number: int) -> None:
-    """Have the SavedModel be version `number` under `base` too, at one instant; its files are linked.
+    """Publish the SavedModel as version `number` under `base` too, atomically, by hard links.
 
     What it should answer stays behind: it holds examples.
     """

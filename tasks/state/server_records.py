@@ -132,7 +132,7 @@ def read_lone(model_name: str, role: LoneRole) -> ServerRecord | None:
 
 
 def write_lone(record: ServerRecord, role: LoneRole) -> None:
-    """Note such a server, before it is started and after."""
+    """Record such a server, before it is started and after."""
     _write(_file(record.model_name, f".{role}"), record)
 
 
@@ -161,7 +161,7 @@ def _write(file: Path, record: ServerRecord) -> None:
 
 
 def mark_stopped(record: ServerRecord) -> None:
-    """Note that the server was stopped on purpose; its ports stay noted, for the next one."""
+    """Record that the server was stopped on purpose; its ports stay reserved for the next one."""
     write(replace(record, handle=""))
     settle(record.model_name)
 
