@@ -103,6 +103,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestRuns::test_it_trains_and_validates[TFRecord, a regression]",
         "TestRuns::test_it_trains_and_validates[a canned Estimator of a factory]",
     )),
+    "test_night_pages": Keep(()),
     "test_messy_data": Move((
         "TestPenguins::test_it_is_deployed_and_tells_species_apart", "TestPenguins::test_it_is_asked",
     )),
@@ -172,6 +173,7 @@ EXTENDED: dict[str, Keep | Move] = {
 }  # fmt: skip
 """Module -> which of its tests `make test` runs. A module that is not here runs whole."""
 COVERED_BY = {
+    "test_night_pages": "test_run_report",
     "test_benchmarks": "test_latency_ratios",
     "test_cluster_containers": "test_cluster",
     "test_operations": "test_documentation",
