@@ -9,16 +9,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from model_server.row_rules import (
-    BROADCASTING,
-    INTEGERS,
-    UNARY,
-    Mixes,
-    Node,
-    Outputs,
-    broadcast,
-    sliced_shape,
-)
+from model_server.row_arithmetic import BROADCASTING, UNARY, broadcast
+from model_server.row_nodes import INTEGERS, Mixes, Node, Outputs
+from model_server.row_slices import sliced_shape
 from model_server.row_values import CONSTANT, ONE, Size, Value, product, sizes, unknown
 
 _FLOAT, _DOUBLE = 1, 2

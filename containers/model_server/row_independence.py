@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from model_server import row_constants, version_settings
-from model_server.row_rules import READS, RULES, Mixes, Node, Outputs
+from model_server.row_nodes import Mixes, Node, Outputs
+from model_server.row_rules import READS, RULES
 from model_server.row_values import (
     ALIGNED,
     BATCH,
