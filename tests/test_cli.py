@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -342,8 +343,14 @@ class TestUi:
 
     @pytest.mark.timeout(600)  # a Prefect server starts
     def test_it_serves_is_found_and_ends(self, home: Path) -> None:
-        """API and page answer, a flow run meanwhile is noted in it, and SIGTERM leaves no process."""
+        """API and page answer, a flow run meanwhile is noted in it, and SIGTERM leaves no process.
+
+        The database was damaged: it is moved aside, and the UI starts with a new one.
+        """
         command, port = Slipway(home, None), free_port()
+        database = home / "prefect" / "prefect.db"
+        database.parent.mkdir(parents=True)
+        database.write_bytes(random.Random(1).randbytes(20_000))
         command.environment = _without_prefect(command.environment)
         process = command.start("ui", "--port", str(port))
         address = f"http://127.0.0.1:{port}"
@@ -370,7 +377,27 @@ class TestUi:
             output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
         assert f"Prefect UI: {address}" in output
+        assert f"{database} is damaged (file is not a database): moved to prefect.db.damaged" in output
+        assert database.with_name("prefect.db.damaged").stat().st_size == 20_000
         assert [child for child in family if child.is_running()] == []
+        assert not (home / "servers" / ".prefect-ui.json").exists()
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "said"),
+        [
+            ("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "0", "did not answer within 0 s"),
+            ("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/a.db", "ended with exit"),
+        ],
+    )
+    def test_a_server_that_does_not_answer_is_reported(
+        self, home: Path, variable: str, value: str, said: str
+    ) -> None:
+        """At a deadline, or at once if it has ended, with the way out; neither process nor record is left."""
+        command = Slipway(home, None)
+        command.environment = _without_prefect(command.environment)
+        done = command("ui", "--port", str(free_port()), **{variable: value})
+        assert done.exit_code == 1, done.output
+        assert said in done.output and "move that file away" in done.output
         assert not (home / "servers" / ".prefect-ui.json").exists()
 
 

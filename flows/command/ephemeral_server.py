@@ -114,6 +114,15 @@ def joined(database: Path | None, progress: Callable[[str], None]) -> EphemeralS
         return EphemeralServer(_address(file), log, alive)
 
 
+def is_running() -> bool:
+    """Return whether this home's ephemeral server runs."""
+    try:
+        with (home() / "prefect" / "ephemeral-server.json").open("rb") as file:
+            return not _locked(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+
+
 def _started(alive: IO[bytes], log: Path, users: Path) -> str:
     """Start the server, which inherits the lock on `alive`, and return its API's address."""
     environment = {**os.environ, "PREFECT_UI_ENABLED": "0"}

@@ -17,10 +17,17 @@ from rich.console import Console
 import flows.environment  # noqa: F401  (it sets what the server is started with)
 from configs.loading.errors import SlipwayError
 from flows import ui_address
+from flows.command import ephemeral_server
+from tasks.core.errors import EnvironmentFault
 from tasks.servers.model_servers import port_holder
+from tasks.state import prefect_database
 
 console = Console(highlight=False)
 _POLL_SECONDS = 0.05
+_HINT = (
+    "if its output says that the database is damaged, move that file away: it holds Prefect's history, no "
+    f"state of a run; {ephemeral_server.TIMEOUT_VARIABLE} sets how long to wait"
+)
 
 
 def serve(port: int) -> int:
@@ -41,6 +48,7 @@ def serve(port: int) -> int:
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
     }
+    _set_damaged_database_aside()
     console.print(f"Prefect UI: [bold]{origin}[/]   (Ctrl-C ends it; the runs stay)")
     if own_auth:
         _print_access(api)
@@ -50,8 +58,7 @@ def serve(port: int) -> int:
         command = [sys.executable, "-m", "prefect", "server", "start"]
         server = subprocess.Popen(command, env={**os.environ, **variables})
         with ui_address.recorded_ui(api, own_auth) as ready:
-            while server.poll() is None and not _answers(api):
-                time.sleep(_POLL_SECONDS)
+            _wait_until_ready(server, api)
             ready()
             return server.wait()
     except KeyboardInterrupt:
@@ -60,6 +67,35 @@ def serve(port: int) -> int:
         if server is not None:
             server.terminate()
             server.wait()
+
+
+def _set_damaged_database_aside() -> None:
+    """Move a damaged SQLite database away, unless another server of this home may have it open."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    url = settings.server.database.connection_url
+    database = prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
+    if database is None or ui_address.ui_api() is not None or ephemeral_server.is_running():
+        return
+    if (moved := prefect_database.set_aside_if_damaged(database)) is not None:
+        console.print(moved, markup=False, soft_wrap=True)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], api: str) -> None:
+    """Return when the API answers. Raises EnvironmentFault at the deadline, or if the server ends."""
+    from prefect.settings import get_current_settings
+
+    timeout_seconds = get_current_settings().server.ephemeral.startup_timeout_seconds
+    ends = time.monotonic() + timeout_seconds
+    while not _answers(api):
+        if (code := server.poll()) is not None:
+            message = f"the Prefect server ended with exit code {code}: its output is above"
+            raise EnvironmentFault(message, _HINT)
+        if time.monotonic() > ends:
+            message = f"the Prefect server at {api} did not answer within {timeout_seconds:g} s"
+            raise EnvironmentFault(message, _HINT)
+        time.sleep(_POLL_SECONDS)
 
 
 def _answers(api: str) -> bool:
