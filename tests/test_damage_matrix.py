@@ -6,26 +6,24 @@ state before each case. docs/reference/damage.md has the table that the tests pr
 
 from __future__ import annotations
 
-import logging
-import random
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
+import damage_cases
 import pytest
 import tiny_worlds
+from damage_cases import COMMANDS, FILES
 from damages import DAMAGES
 from slipway_command import REPOSITORY
 from tiny_worlds import NAME, World
 
-from tasks.runs import run_folders
-from tasks.state import deploy_journal, published_versions, server_records
+from tasks.deploys import rolling_back
+from tasks.state import deploy_journal
 
 PAGE = REPOSITORY / "docs" / "reference" / "damage.md"
 Rows = dict[tuple[str, str], dict[str, str]]
 """By file and command, each damage and what it came to: `named`, nothing, or an error."""
-COMMANDS = ("recover", "next run", "rollback", "status")
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +37,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def home(world: World) -> Path:
     """In place of a home for each test: all share the world's."""
     return world.home
-
-
-FILES: dict[str, Callable[[World], Path]] = {
-    "servers/<model>.json": lambda world: server_records._file(NAME),
-    "servers/<model>.replaced.json": lambda world: server_records._file(NAME, ".replaced"),
-    "runs/<pipeline>/deploy.json": lambda world: deploy_journal.file(NAME),
-    "runs/<pipeline>/<run>/deploy.json": lambda world: deploy_journal.filed(NAME, "r1"),
-    "runs/<pipeline>/.running": lambda world: run_folders.runs_folder(NAME) / ".running",
-    "runs/<pipeline>/<run>/verdict.json": lambda world: world.run("r2").folder / "verdict.json",
-    "runs/<pipeline>/<run>/config.yaml": lambda world: world.run("r2").folder / "config.yaml",
-    "runs/<pipeline>/<run>/.flow_run": lambda world: world.run("r2").folder / ".flow_run",
-    "runs/<pipeline>/<run>/.started": lambda world: world.run("r2").folder / ".started",
-    "<model_base_path>/.highest_version": lambda world: world.base / ".highest_version",
-    "<model_base_path>/.published": lambda world: world.base / ".published",
-}
 
 
 READ = {
@@ -100,7 +83,9 @@ class TestEveryFile:
         self, world: World, name: str, command: str, rows: Rows, caplog: pytest.LogCaptureFixture
     ) -> None:
         """One server answers with an approved version; the file is named if the command reads it."""
-        rows[name, command] = {damage: _outcome(world, name, command, damage, caplog) for damage in DAMAGES}
+        rows[name, command] = {
+            damage: damage_cases.outcome(world, name, command, damage, caplog) for damage in DAMAGES
+        }
         assert {key: told for key, told in rows[name, command].items() if told not in ("named", "")} == {}
         if command in READ.get(name, ()):
             due = set(DAMAGES) - {"missing", "newer"} - set(UNDETECTED.get(name, ()))
@@ -110,13 +95,6 @@ class TestEveryFile:
         """docs/reference/damage.md, row by row, as far as the cases ran."""
         page = PAGE.read_text()
         assert [line for line in _table(rows).splitlines()[2:] if "—" not in line and line not in page] == []
-
-
-def _outcome(world: World, name: str, command: str, damage: str, caplog: pytest.LogCaptureFixture) -> str:
-    try:
-        return _case(world, name, command, damage, caplog)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def _table(rows: Rows) -> str:
@@ -135,23 +113,12 @@ def _table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _case(world: World, name: str, command: str, damage: str, caplog: pytest.LogCaptureFixture) -> str:
-    world.restore("unfinished" if name == "runs/<pipeline>/deploy.json" else "deployed")
-    file = FILES[name](world)
-    if not file.exists():
-        record = server_records.read(NAME)
-        assert record is not None
-        server_records.set_aside(replace(record, handle="999999999:0"))
-    caplog.clear()
-    DAMAGES[damage](file, random.Random(f"{name} {command} {damage}"))
-    with caplog.at_level(logging.WARNING):
-        told = world.do(command)
-    live = world.live()
-    expected = {"rollback": (1,), "next run": (3,)}.get(command, (1, 2))
-    assert live in expected, f"version {live} serves, expected {expected}"
-    if command != "status":
-        assert live in (published_versions.listed(world.base) or ()), "the list of published versions is lost"
-    world.next_run("r4")
-    assert world.live() > max(expected)
-    assert len(world.servers()) == 1, world.servers()
-    return "named" if str(file) in f"{told}\n{caplog.text}" else ""
+def test_a_live_version_whose_folder_was_removed_is_rolled_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has it in memory still; the version before is restored, and nothing is left to undo."""
+    world.restore("deployed")
+    monkeypatch.setattr(rolling_back, "_live", lambda _run: 3)
+    world.do("rollback")
+    assert world.live() == 2
+    assert deploy_journal.read(NAME) is None

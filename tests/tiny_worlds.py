@@ -1,4 +1,7 @@
-"""A model that is deployed to a tiny server, in the test's own process: a deploy takes half a second."""
+"""A model that is deployed to a tiny server, in the test's own process: a deploy takes half a second.
+
+With a SavedModel of a test it is deployed to the product's own server.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,9 @@ class World:
     """A deployed model, and what it takes to be as it was."""
 
     folder: Path
-    program: Path
     pipeline: Pipeline
+    saved_model: Path | None = None
+    """What is published; None if nobody loads it."""
     saved: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -78,8 +82,11 @@ class World:
         config = self.pipeline.config
         target = replace(serving_target(config.deployment, config.server, run), published_only=True)
         candidate = model_versions.candidate_folder(self.base, run.run_id)
-        candidate.mkdir()
-        (candidate / "saved_model.pb").write_bytes(b"graph")
+        if self.saved_model is not None:
+            shutil.copytree(self.saved_model, candidate)
+        else:
+            candidate.mkdir()
+            (candidate / "saved_model.pb").write_bytes(b"graph")
         previous = max(model_versions.published(self.base), default=None)
         planned = model_servers.planned(target, run)
         deploy_journal.write(Journal(NAME, run.run_id, self.base, "prepared", previous, (), planned))
@@ -125,9 +132,9 @@ class World:
 
     def servers(self) -> list[psutil.Process]:
         """Return the processes that serve."""
-        program = str(self.program)
+        flag = f"--model_base_path={self.base}"
         return [each for each in psutil.process_iter(["cmdline", "status"])
-                if each.info["status"] != "zombie" and program in (each.info["cmdline"] or ())]  # fmt: skip
+                if each.info["status"] != "zombie" and flag in (each.info["cmdline"] or ())]  # fmt: skip
 
     def save(self, name: str) -> None:
         """Keep the present state under a name."""
@@ -135,7 +142,12 @@ class World:
             shutil.copytree(self.folder / part, self.folder / "saved" / name / part, symlinks=True)
 
     def restore(self, name: str) -> None:
-        """Be as it was, server included: its log is its output, so that the file stays."""
+        """Be as it was, server included: its log is its output, so that the file stays.
+
+        The product's own server is started anew: it would meet versions whose files are half there.
+        """
+        if self.saved_model is not None:
+            self.stop()
         for part in ("home", "models"):
             for path in sorted((self.folder / part).rglob("*"), reverse=True):
                 if path.is_dir() and not path.is_symlink():
@@ -152,9 +164,10 @@ class World:
         if [process.pid for process in self.servers()] != [int(record.handle.split(":")[0])]:
             self.stop()
             started = model_servers.start(record)
-            eventually(lambda: model_status.live_version(started.rest, NAME) is not None)
+            eventually(lambda: model_status.live_version(started.rest, NAME) is not None, seconds=120)
             for each in (self.folder / "saved").iterdir():  # the handle of the new one is in every state
                 shutil.copy(server_records._file(NAME), each / "home" / "servers")
+        eventually(lambda: self.live() == max(model_versions.published(self.base)))
 
     def stop(self) -> None:
         """Kill all servers."""
@@ -164,13 +177,15 @@ class World:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[World]:
+def opened(folder: Path, saved_model: Path | None = None) -> Iterator[World]:
     """Yield a world with versions 1 and 2; in state `unfinished` the second's deploy is smoke-tested only."""
-    program = tiny_server.write(folder / "tiny_model_server")
+    server: dict[str, object] = {}
+    if saved_model is None:
+        server = {"executable": str(tiny_server.write(folder / "tiny_model_server")), "insecure": True}
     pipeline = written(folder / NAME, {
         "export": {"model_base_path": str(folder / "models")},
-        "deployment": {"target": "process", "grpc_port": 0, "rest_port": 0, "load_timeout_seconds": 30},
-        "server": {"executable": str(program), "insecure": True},
+        "deployment": {"target": "process", "grpc_port": 0, "rest_port": 0, "load_timeout_seconds": 120},
+        "server": server,
     })  # fmt: skip
     with ExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
@@ -178,7 +193,7 @@ def opened(folder: Path) -> Iterator[World]:
         patched.delenv("PREFECT_API_URL", raising=False)
         patched.setattr(undoing.served_answers, "prove_again", lambda *_, **__: "answers as it should")
         stack.enter_context(disable_run_logger())
-        made = World(folder, program, pipeline)
+        made = World(folder, pipeline, saved_model)
         stack.callback(made.stop)
         made.next_run("r1")
         made.next_run("r2", conclude=False)

@@ -63,12 +63,12 @@ def locked(pipeline: Pipeline, run: Run) -> Iterator[None]:
 
 def choose(run: Run, to: int | None) -> Choice:
     """Choose the version to serve again. Raises ConfigError, and EnvironmentFault if its files changed."""
-    target = _target(run, to)
+    target, live = _target(run, to)
     present = model_versions.versions(run.model_base_path)
     version_seals.require_unchanged(present[target])
     return Choice(Journal(
         run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
-        versions=tuple(number for number in present if number > target),
+        versions=tuple(sorted({live, *(number for number in present if number > target)})),
         reason=f"rolled back to version {target} by hand",
         server=deploy_journal.planned_server(run.pipeline),
     ))  # fmt: skip
@@ -88,15 +88,16 @@ def recorded(pipeline: Pipeline, run: Run) -> Iterator[RunRecord]:
         run_metrics.write(record.verdict(), _live(run))
 
 
-def _target(run: Run, to: int | None) -> int:
-    """Return the version to go back to. Raises ConfigError, naming those that there are."""
+def _target(run: Run, to: int | None) -> tuple[int, int]:
+    """Return the version to go back to, and the live one, whose folder somebody may have removed.
+
+    Raises ConfigError, naming those that there are.
+    """
     present = sorted(model_versions.published(run.model_base_path))
     live = _live(run) or max(present, default=None)
     earlier = [number for number in present if live is not None and number < live]
-    if earlier and to is None:
-        return earlier[-1]
-    if to in earlier:
-        return int(to)
+    if live is not None and earlier and (to is None or to in earlier):
+        return (earlier[-1] if to is None else to), live
     if not earlier and to is None:
         message = f"There is no earlier version of {run.pipeline} to roll back to"
         raise ConfigError(message, _named(run.model_base_path, earlier))
