@@ -56,6 +56,7 @@ EXTENDED: dict[str, Keep | Move] = {
         "TestRollingBack",
     )),
     "test_chaos": Keep(tuple(f"test_the_next_run_deploys_after_a_kill[{seed}]" for seed in range(5))),
+    "test_real_server_faults": Keep(()),
     "test_power_loss": Keep((
         "test_recovery_survives_every_power_loss", "test_a_removed_fsync_is_caught[of state files]",
     )),
@@ -124,8 +125,11 @@ EXTENDED: dict[str, Keep | Move] = {
     )),
     "test_machines": Keep(("test_two_machines", "test_a_run_deploys_on_an_odd_machine")),
     # Nights, through a Prefect server with workers.
-    "test_nights": Move(("test_missed_nights_are_one_run", "test_a_run_survives_its_worker")),
     "test_alert_delays": Keep(("test_a_bad_configuration",)),
+    "test_nights": Move((
+        "test_missed_nights_are_one_run", "test_a_run_survives_its_worker",
+        "test_killed_before_its_first_stage",
+    )),
     "test_trigger": Move((
         "TestDeployed::test_cancelled_it_leaves_a_checkpoint_and_what_serves",
         "TestNotDeployed::test_a_failed_run_exits_with_1",
@@ -177,6 +181,7 @@ COVERED_BY = {
     "test_benchmarks": "test_latency_ratios",
     "test_cluster_containers": "test_cluster",
     "test_operations": "test_documentation",
+    "test_real_server_faults": "test_damage_matrix",
     "test_relay_benchmark": "test_docker_flow",
     "test_tutorial": "test_documentation",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -98,6 +99,48 @@ def test_a_run_survives_its_worker(station: Station) -> None:
         worker.wait(30)
         assert eventually(lambda: _ended(station, [flow_run]), seconds=600, every=0.5) == ["Deployed"]
     assert json.loads((folder / "verdict.json").read_text())["outcome"] == "deployed"
+
+
+def _taken(station: Station, flow_run: str) -> bool:
+    return _state(station, flow_run, "type") == "PENDING"
+
+
+def _begins(station: Station, flow_run: str) -> bool:
+    """Return whether the flow run is running; its process is about to take the pipeline's lock."""
+    return _state(station, flow_run, "type") == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "moment"),
+    [("nightly-digits", _taken), ("nightly-digits", _begins), ("roll-back", _taken)],
+    ids=["a night, taken by the worker", "a night, running", "a rollback, taken by the worker"],
+)
+def test_killed_before_its_first_stage(
+    station: Station, deployment: str, moment: Callable[[Station, str], bool]
+) -> None:
+    """Worker and run are killed: `slipway recover` marks the flow run as crashed and starts a night again."""
+    before = set(station.slipway.home.glob("runs/digits/[0-9]*"))
+    parameters = {"dry_run": True} if deployment == "nightly-digits" else {}
+    flow_run = _scheduled(station, datetime.now(timezone.utc), deployment, **parameters)
+    with station.worker("doomed") as worker:
+        eventually(lambda: moment(station, flow_run), seconds=400, every=0.02)
+        end_with_children(worker)
+    state, kind = _state(station, flow_run), _state(station, flow_run, "type")
+    assert kind in ("PENDING", "RUNNING")
+    if set(station.slipway.home.glob("runs/digits/[0-9]*")) != before:
+        pytest.skip("it had begun: TestKilled")
+    early = station.slipway("recover")
+    assert (early.exit_code, early.output) == (0, "no run was killed: nothing to recover\n")
+    done = station.slipway("recover", "--start-timeout", "1")
+    assert done.exit_code == 0, done.output
+    assert f"was {state} but never began: marked as Crashed" in done.output
+    assert _state(station, flow_run) == "Crashed"
+    if deployment == "roll-back":
+        assert "goes on" not in done.output, "somebody may have rolled back by other means since"
+        return
+    again = done.output.split(" goes on as flow run ")[1].split("(")[1].split(")")[0]
+    with station.worker("next"):
+        assert eventually(lambda: _ended(station, [again]), seconds=600, every=0.5) == ["Checked"]
 
 
 class TestKilled:

@@ -335,11 +335,19 @@ def trigger(
 
 
 @app.command(group=_RUN)
-def recover(pipeline: str | None = None, /) -> int:
+def recover(
+    pipeline: str | None = None,
+    /,
+    *,
+    start_timeout: Annotated[
+        float,
+        Parameter(validator=Number(gt=0), help="Without PIPELINE: seconds that a worker has to begin a run"),
+    ] = 900.0,
+) -> int:
     """Resume killed runs, settle interrupted deploys and restart servers, of PIPELINE or of all pipelines."""
     from flows.command import recover as recovering
 
-    return recovering.recover(pipeline)
+    return recovering.recover(pipeline, start_timeout)
 
 
 @app.command(group=_NIGHTLY)

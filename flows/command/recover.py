@@ -5,6 +5,7 @@ To be called when a machine comes up, or by hand; again and again it changes not
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,15 @@ import flows.environment  # noqa: F401  (first: it sets what Prefect reads when 
 
 # isort: split
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -32,14 +41,17 @@ from tasks.runs import interrupted_runs, run_folders
 from tasks.runs.interrupted_runs import InterruptedRun
 
 console = Console(highlight=False)
+_TRAINING_FLOWS = ("retrain-and-deploy", "retrain")
+_FLOWS = (*_TRAINING_FLOWS, "roll-back")
 
 
-def recover(pipeline: str | None) -> int:
+def recover(pipeline: str | None, start_timeout_seconds: float = 900.0) -> int:
     """Resume every killed run of the pipeline, or of all pipelines; return the worst exit code.
 
     A run of a deployment is handed to its work pool, any other is run here and now. Nobody else's run
     is touched: whether a run was killed is told by its lock, not by Prefect. Where none was killed, a deploy
-    may be unfinished all the same, and the server on record gone.
+    may be unfinished all the same, and the server on record gone. A flow run of any pipeline whose process
+    was killed before it took that lock is started again, `start_timeout_seconds` after a worker took it.
     """
     loaded = load_pipeline(pipeline) if pipeline else None
     killed = interrupted_runs.found(loaded.config.name if loaded else None)
@@ -49,6 +61,7 @@ def recover(pipeline: str | None) -> int:
         others.pop(each.pipeline, None)
     settled = [_settled(name, each) for name, each in others.items()]
     codes += [code for code in settled if code is not None]
+    codes += _start_again(start_timeout_seconds) if pipeline is None else []
     if not codes:
         console.print("no run was killed: nothing to recover")
     return max(codes, default=0)
@@ -137,12 +150,71 @@ def _to_go_on(killed: InterruptedRun, flow_run: FlowRun) -> dict[str, Any]:
 def _handed_over(killed: InterruptedRun, flow_run: FlowRun, deployment: UUID) -> int:
     """Create the flow run that resumes the run on a worker of the deployment. Idempotent."""
     with connected():
-        run: Any = run_deployment(
-            deployment,
-            parameters=_to_go_on(killed, flow_run),
-            idempotency_key=f"recover-{flow_run.id}",
-            timeout=0,
-            as_subflow=False,
-        )
+        _submit(flow_run, deployment, _to_go_on(killed, flow_run))
+    return 0
+
+
+def _submit(flow_run: FlowRun, deployment: UUID, parameters: dict[str, Any]) -> None:
+    run: Any = run_deployment(
+        deployment,
+        parameters=parameters,
+        idempotency_key=f"recover-{flow_run.id}",
+        timeout=0,
+        as_subflow=False,
+    )
     console.print(f"  it goes on as flow run {run.name} ({run.id})", markup=False)
+
+
+def _start_again(timeout_seconds: float) -> list[int]:
+    """Mark flow runs that never began as crashed, and start those that train again; return exit codes.
+
+    Their worker was killed, and their process with it, before the pipeline's lock was taken: no file knows
+    them, and Prefect shows them as pending or running for ever.
+    """
+    if get_current_settings().api.url is None:
+        return []
+    try:
+        with connected() as client:
+            return [_started_again(client, each) for each in _never_begun(client, timeout_seconds)]
+    except SlipwayError as error:
+        problem = f"flow runs that never began: not looked for: {error.message}"
+        console.print(problem, markup=False, soft_wrap=True)
+        return []
+
+
+def _never_begun(client: SyncPrefectClient, timeout_seconds: float) -> list[FlowRun]:
+    """Return flow runs, the oldest first, that a worker took so long ago and that no run has tagged since."""
+    kinds = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+    taken = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(_FLOWS))),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=kinds)),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+    begun = run_folders.known_flow_runs()
+    latest = datetime.now(timezone.utc) - timedelta(seconds=timeout_seconds)
+    return [
+        each for each in taken
+        if each.deployment_id is not None and each.state is not None and each.state.timestamp < latest
+        and str(each.id) not in begun and not _has_begun(client, each, each.deployment_id)
+    ]  # fmt: skip
+
+
+def _has_begun(client: SyncPrefectClient, flow_run: FlowRun, deployment: UUID) -> bool:
+    """Return whether the flow run has a tag that its deployment has not: runs add its pipeline's name."""
+    try:
+        return not set(flow_run.tags) <= set(client.read_deployment(deployment).tags)
+    except ObjectNotFound:
+        return True  # not one of ours any more
+
+
+def _started_again(client: SyncPrefectClient, flow_run: FlowRun) -> int:
+    assert flow_run.state is not None and flow_run.deployment_id is not None
+    message = "its process was killed before the run began, found by slipway recover"
+    client.set_flow_run_state(flow_run.id, Crashed(message=message), force=True)
+    console.print(
+        f"flow run {flow_run.name} was {flow_run.state.name} but never began: marked as Crashed",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if client.read_flow(flow_run.flow_id).name in _TRAINING_FLOWS:
+        _submit(flow_run, flow_run.deployment_id, flow_run.parameters)
     return 0

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from configs.loading.errors import ConfigError
 from configs.loading.pipelines import Pipeline
-from configs.schema.home import runs_folder
+from configs.schema.home import home, runs_folder
 from configs.schema.pipeline import DeploymentConfig
 from tasks.core import durable_files
 from tasks.core.artifacts import Run, Verdict
@@ -79,9 +79,15 @@ def require_unused(run: Run, flow: FlowRun | None) -> None:
 def flow_run_of(folder: Path) -> str | None:
     """Return the id of the Prefect flow run that works, or last worked, in a run's folder."""
     try:
-        return (folder / _FLOW_RUN).read_text()
+        return (folder / _FLOW_RUN).read_text(errors="replace")
     except OSError:
         return None
+
+
+def known_flow_runs() -> set[str]:
+    """Return the id of the Prefect flow run of every run's folder."""
+    folders = (file.parent for file in (home() / "runs").glob(f"*/*/{_FLOW_RUN}"))
+    return {flow_run for folder in folders if (flow_run := flow_run_of(folder))}
 
 
 def describe(pipeline: Pipeline, run_id: str) -> Run:
