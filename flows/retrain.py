@@ -13,7 +13,7 @@ import flows.environment  # noqa: F401  (first: it sets what Prefect reads when 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.loading.overrides import NOTHING, OptionalText, Overrides, given
+from configs.loading.overrides import NOTHING, Overrides, given
 from flows.policy import evaluate, export, ingest, run_name, train, validate
 from flows.recorded_runs import recorded_run
 from tasks.data_checking import check_data
@@ -23,8 +23,8 @@ from tasks.data_checking import check_data
 def retrain(
     pipeline: str,
     overrides: Overrides = NOTHING,
-    run_id: OptionalText = None,
-    resume: OptionalText = None,
+    run_id: str | None = None,
+    resume: str | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> State[Any]:

@@ -13,7 +13,7 @@ import flows.environment  # noqa: F401  (first: it sets what Prefect reads when 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from configs.loading.overrides import NOTHING, OptionalText, Overrides, given
+from configs.loading.overrides import NOTHING, Overrides, given
 from flows.policy import (
     canary,
     deploying,
@@ -39,8 +39,8 @@ from tasks.smoke_testing import smoke_test
 def retrain_and_deploy(
     pipeline: str,
     overrides: Overrides = NOTHING,
-    run_id: OptionalText = None,
-    resume: OptionalText = None,
+    run_id: str | None = None,
+    resume: str | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> State[Any]:

@@ -20,9 +20,6 @@ OFFERED = (
     "evaluation.batch_size", "export.keep_versions", "deployment.target", "deployment.load_timeout_seconds",
 )  # fmt: skip
 """None of them may be null in the YAML: null says that a field is not given."""
-OptionalText = str | SkipJsonSchema[None]
-"""A parameter of a flow that need not be given: a box in the form, and not a choice between text and None."""
-
 _LIMITS = {"exclusiveMinimum": "more than", "minimum": "at least", "maximum": "at most"}
 _FORCED = {"evaluation.gate": "reported"}
 
