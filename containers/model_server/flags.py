@@ -73,7 +73,7 @@ class Options:
     version: bool
 
 
-_NO_TFLITE = "TensorFlow Lite is not in the image: serve the SavedModel"
+_NO_TFLITE = "TensorFlow Lite is not in the image (its interpreter is 5.8 MB): serve the SavedModel"
 PER_CPU = ("rest_api_num_threads", "grpc_max_threads")
 """Flags whose defaults depend on the machine: four a CPU."""
 
