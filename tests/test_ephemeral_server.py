@@ -72,6 +72,38 @@ def test_commands_share_it_and_it_ends_with_the_last(home: Path) -> None:
     eventually(lambda: not _servers(home), 30)
 
 
+DYING = """
+import fcntl, pathlib, sys, time
+with pathlib.Path(sys.argv[1]).open("a+b") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(b'{"api": "http://127.0.0.1:9/api"}')
+    file.flush()
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_one_that_is_about_to_end_is_replaced(home: Path) -> None:
+    """Its last user had gone when the next command came: it releases one lock before the other."""
+    alive = home / "prefect" / "ephemeral-server.json"
+    alive.parent.mkdir(parents=True)
+    dying = subprocess.Popen(
+        [sys.executable, "-c", DYING, alive], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert dying.stdin and dying.stdout and dying.stdout.readline() == "locked\n"
+    user = _user(home)
+    assert user.stdout and user.stdin
+    eventually((home / "prefect" / "ephemeral-server.users").exists)
+    time.sleep(1)
+    dying.stdin.close()
+    assert dying.wait(60) == 0
+    assert user.stdout.readline().startswith("http://127.0.0.1:")
+    user.stdin.close()
+    assert user.wait(60) == 0
+    eventually(lambda: not _servers(home), 30)
+
+
 @pytest.mark.slow
 def test_a_damaged_database_is_moved_aside(home: Path) -> None:
     """A night without PREFECT_API_URL needs no hand: Prefect begins a new history, the old file is kept."""

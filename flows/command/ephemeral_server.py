@@ -48,13 +48,19 @@ class EphemeralServer:
     log: Path
     alive: Path
     """A file that the server holds an exclusive lock on, as long as it lives."""
+    started_here: bool
 
-    def wait_until_ready(self, timeout_seconds: float, progress: Callable[[str], None]) -> None:
-        """Return when the API answers. Raises EnvironmentFault at the deadline, or if the server ends."""
+    def wait_until_ready(self, timeout_seconds: float, progress: Callable[[str], None]) -> bool:
+        """Return True when the API answers, False if another command's server was about to end when joined.
+
+        Raises EnvironmentFault at the deadline, or if a server that was started here ends.
+        """
         started = reported = time.monotonic()
         while not _answers(f"{self.api}/health"):
             waited = time.monotonic() - started
             if self._has_ended():
+                if not self.started_here:
+                    return False
                 raise EnvironmentFault(f"the ephemeral Prefect server ended: {self._last_lines()}", _hint())
             if waited >= timeout_seconds:
                 message = f"the ephemeral Prefect server did not answer within {timeout_seconds:g} s"
@@ -63,6 +69,7 @@ class EphemeralServer:
                 reported = time.monotonic()
                 progress(f"starting an ephemeral server: {waited:.0f} s (at most {timeout_seconds:g} s)")
             time.sleep(_POLL_SECONDS)
+        return True
 
     def _has_ended(self) -> bool:
         with self.alive.open("rb") as file:
@@ -86,8 +93,9 @@ def require_api(progress: Callable[[str], None]) -> None:
         return
     url = settings.server.database.connection_url
     database = prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
-    server = joined(database, progress)
-    server.wait_until_ready(settings.server.ephemeral.startup_timeout_seconds, progress)
+    timeout_seconds = settings.server.ephemeral.startup_timeout_seconds
+    while not (server := joined(database, progress)).wait_until_ready(timeout_seconds, progress):
+        pass
     os.environ["PREFECT_API_URL"] = server.api
     os.environ["PREFECT_API_AUTH_STRING"] = auth_string()
     refresh_global_settings_context()
@@ -110,8 +118,8 @@ def joined(database: Path | None, progress: Callable[[str], None]) -> EphemeralS
             if database is not None and (told := prefect_database.set_aside_if_damaged(database)):
                 progress(told)
                 _log.warning(told)
-            return EphemeralServer(_started(file, log, folder / "ephemeral-server.users"), log, alive)
-        return EphemeralServer(_address(file), log, alive)
+            return EphemeralServer(_started(file, log, folder / "ephemeral-server.users"), log, alive, True)
+        return EphemeralServer(_address(file), log, alive, False)
 
 
 def is_running() -> bool:
