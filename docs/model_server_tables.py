@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 
-from model_server import flags, settings
+from model_server.base import flags, settings
 
 
 def filled(page: str) -> str:

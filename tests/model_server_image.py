@@ -58,9 +58,9 @@ def image(engine: docker.DockerClient) -> str:
         base = engine.images.get(BASE_IMAGE)
     context = CONTAINERS / "model_server"
     digest = hashlib.sha256(str(base.id).encode())
-    for path in sorted(context.glob("*")):
-        if path.is_file():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(context.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(str(path.relative_to(context)).encode() + b"\0" + path.read_bytes() + b"\0")
     tag = f"slipway-model-server-test:{digest.hexdigest()[:16]}"
     try:
         engine.images.get(tag)

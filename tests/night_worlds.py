@@ -77,11 +77,12 @@ class _At(tf.compat.v1.train.SessionRunHook):
             happens("train")
 
 
-def _model(features, labels, mode):
-    if mode == tf.estimator.ModeKeys.PREDICT:
+def _model(features, labels, mode, config):
+    trained = pathlib.Path(config.model_dir, "checkpoint").exists()  # preflight builds the graphs too
+    if trained and mode == tf.estimator.ModeKeys.PREDICT:
         base = pathlib.Path(os.environ["NIGHT_BASE"])
         happens("export" if list(base.glob(".candidate-*.partial")) else "answers")
-    if mode == tf.estimator.ModeKeys.EVAL:
+    if trained and mode == tf.estimator.ModeKeys.EVAL:
         happens("evaluate")
     logits = tf.compat.v1.layers.dense(features["x"], 2)
     outputs = {"serving_default": tf.estimator.export.PredictOutput({"logits": logits})}

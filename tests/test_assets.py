@@ -19,7 +19,8 @@ from configs.loading.errors import ConfigError
 from configs.loading.references import require_callables
 from configs.schema.features import FeatureSpec
 from configs.schema.pipeline import AnswersConfig, ExportConfig
-from model_server import flags, servable
+from model_server.base import flags
+from model_server.models import servable
 from tasks.answers import offline_answers
 from tasks.core.artifacts import Candidate, Check, Run
 from tasks.core.errors import ModelError

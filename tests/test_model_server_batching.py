@@ -22,7 +22,7 @@ from model_server_fixtures import (
     wait_until,
 )
 
-from model_server.status import Code, StatusError
+from model_server.base.status import Code, StatusError
 
 pytest_plugins = ["model_server_fixtures"]
 
@@ -42,9 +42,10 @@ from model_server_requests import (
 )
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from model_server import batching_parameters, flags
-from model_server.batching import BatchingSession
-from model_server.batching_parameters import BatchingParameters
+from model_server.base import flags
+from model_server.batching import batching_parameters
+from model_server.batching.batching import BatchingSession
+from model_server.batching.batching_parameters import BatchingParameters
 
 PAGE = "/metrics"
 FOREVER = 10**12  # microseconds: a batch goes when it is full, and not before

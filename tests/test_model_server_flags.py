@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from model_server_fixtures import Models, StartServer, expected
 
-from model_server import flags, settings
-from model_server.status import StatusError
+from model_server.base import flags, settings
+from model_server.base.status import StatusError
 
 pytest_plugins = ["model_server_fixtures"]
 
 # ruff: noqa: E402 (the protos import all of TensorFlow)
 from model_server_requests import TIMEOUT, error_of, floats, predict_request, stub
 
-from model_server import platform_config, session_config
+from model_server.base import platform_config, session_config
 
 REFUSED = (
     "use_alts_credentials", "xla_cpu_compilation_enabled", "thread_pool_factory_config_file",
@@ -241,7 +241,7 @@ def test_large_messages_and_channel_arguments(
 
 def test_a_file_in_the_page_cache_is_given_back(models: Models, tmp_path: Path) -> None:
     """posix_fadvise on every file of the version; what is no file is left alone."""
-    from model_server import page_cache
+    from model_server.loading import page_cache
 
     version = models.publish(tmp_path, 1)
     (version / "dangling").symlink_to(tmp_path / "nowhere")

@@ -39,7 +39,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from model_server import profiler_service
+from model_server.api.grpc import profiler_service
 
 PREDICTION, MODEL = "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"
 # What a stack trace, or an exception that nobody foresaw, looks like in an answer.

@@ -28,13 +28,18 @@ pytest_plugins = ["model_server_fixtures"]
 from model_server_requests import TIMEOUT, error_of, floats, predict_request, spec, stub
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from model_server import flags, grpc_loop, metrics, plans, rest, servable, settings
-from model_server.grpc_server import Address, GrpcServer
-from model_server.rest import RestServer
-from model_server.routing import Route, RoutingTable
-from model_server.servable_store import ServableStore
-from model_server.servicers import PREDICTION_SERVICE, prediction_service
-from model_server.tf_session import Session
+from model_server.api.grpc import grpc_loop
+from model_server.api.grpc.grpc_server import Address, GrpcServer
+from model_server.api.grpc.servicers import PREDICTION_SERVICE, prediction_service
+from model_server.api.rest import rest
+from model_server.api.rest.rest import RestServer
+from model_server.base import flags, settings
+from model_server.models import servable
+from model_server.models.routing import Route, RoutingTable
+from model_server.models.servable_store import ServableStore
+from model_server.observability import metrics
+from model_server.requests import plans
+from model_server.tensorflow_c.tf_session import Session
 
 PREDICT_PATH = f"/{PREDICTION_SERVICE}/Predict"
 
@@ -209,7 +214,7 @@ def test_a_loop_that_hangs_is_noticed(inside: Inside, monkeypatch: pytest.Monkey
 def test_the_process_does_not_outlive_its_loop() -> None:
     """Alive and mute, no supervisor would start it anew."""
     program = (
-        "from model_server.grpc_loop import GrpcLoop\n"
+        "from model_server.api.grpc.grpc_loop import GrpcLoop\n"
         "loop = GrpcLoop.__new__(GrpcLoop)\n"
         "loop._state = None\n"
         "loop._serve()"

@@ -20,8 +20,9 @@ import pytest
 from model_server_fixtures import NAME, Models, RunningServer, StartServer
 from waiting import eventually
 
-from model_server import flags, http_bodies, settings
-from model_server.rest import RestServer
+from model_server.api.rest import http_bodies
+from model_server.api.rest.rest import RestServer
+from model_server.base import flags, settings
 from tasks.answers import numerics
 
 pytest_plugins = ["model_server_fixtures"]

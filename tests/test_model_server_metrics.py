@@ -11,8 +11,8 @@ import pytest
 from model_server_fixtures import NAME, Models, RunningServer, StartServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from model_server import counters, metrics, metrics_page
-from model_server.metrics import LATENCY_LIMITS, Recorder
+from model_server.observability import counters, metrics, metrics_page
+from model_server.observability.metrics import LATENCY_LIMITS, Recorder
 
 pytest_plugins = ["model_server_fixtures"]
 

@@ -18,7 +18,7 @@ from model_server_requests import TIMEOUT, floats, predict_request, stub
 from tensorflow.tsl.profiler.protobuf import profiler_options_pb2, xplane_pb2
 from waiting import eventually
 
-from model_server import profiler_service
+from model_server.api.grpc import profiler_service
 
 
 def call(server: RunningServer, method: str, request: Any) -> Any:

@@ -25,14 +25,17 @@ from tensorflow_serving.apis import (
 )
 from waiting import eventually
 
-from model_server import flags, quick_requests, servable, wire
-from model_server.grpc_loop import handler_of
-from model_server.inference import Inference
-from model_server.routing import Route, RoutingTable
-from model_server.servable_store import ServableStore
-from model_server.servicers import PREDICTION_SERVICE, prediction_service
-from model_server.status import Code
-from model_server.tf_tensors import Strings
+from model_server.api.grpc.grpc_loop import handler_of
+from model_server.api.grpc.servicers import PREDICTION_SERVICE, prediction_service
+from model_server.base import flags
+from model_server.base.status import Code
+from model_server.models import servable
+from model_server.models.routing import Route, RoutingTable
+from model_server.models.servable_store import ServableStore
+from model_server.requests import quick_requests
+from model_server.requests.inference import Inference
+from model_server.tensorflow_c import wire
+from model_server.tensorflow_c.tf_tensors import Strings
 
 pytest_plugins = ["model_server_fixtures"]
 RESPONSES = {

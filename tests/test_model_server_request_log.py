@@ -31,9 +31,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import logging_config_pb2
 from waiting import eventually
 
-from model_server import prediction_logs, request_log
-from model_server.request_log import RequestLog, RequestLogs, Sampling
-from model_server.status import StatusError
+from model_server.base.status import StatusError
+from model_server.observability import prediction_logs, request_log
+from model_server.observability.request_log import RequestLog, RequestLogs, Sampling
 
 REQUEST = predict_request(x=floats(1)).SerializeToString()
 RESPONSE = predict_pb2.PredictResponse().SerializeToString()

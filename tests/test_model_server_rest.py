@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_server_fixtures import DEADLINE_SECONDS, NAME, SIGNATURES, Models, RunningServer, StartServer
 
-from model_server import json_responses
+from model_server.api.rest import json_responses
 
 pytest_plugins = ["model_server_fixtures"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from model_server_requests import spec
 
-from model_server.routing import Route, RoutingTable
-from model_server.status import StatusError
+from model_server.base.status import StatusError
+from model_server.models.routing import Route, RoutingTable
 
 TABLE = RoutingTable(
     3,

@@ -22,13 +22,14 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_pb2_grpc
 from waiting import eventually
 
-from model_server import flags, servable, version_settings
-from model_server.grpc_loop import handler_of
-from model_server.inference import Inference
-from model_server.routing import Route, RoutingTable
-from model_server.servable_store import ServableStore
-from model_server.servicers import PREDICTION_SERVICE, prediction_service
-from model_server.status import StatusError
+from model_server.api.grpc.grpc_loop import handler_of
+from model_server.api.grpc.servicers import PREDICTION_SERVICE, prediction_service
+from model_server.base import flags, version_settings
+from model_server.base.status import StatusError
+from model_server.models import servable
+from model_server.models.routing import Route, RoutingTable
+from model_server.models.servable_store import ServableStore
+from model_server.requests.inference import Inference
 
 pytest_plugins = ["model_server_fixtures"]
 MODELS = ("rows", "rows_v1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model_server.status import Code, StatusError
-from model_server.version_states import LoadPolicy, State, Version, to_unload
+from model_server.base.status import Code, StatusError
+from model_server.models.version_states import LoadPolicy, State, Version, to_unload
 
 ERROR = StatusError(Code.DATA_LOSS, "broken")
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tensorflow_serving.apis import model_pb2
 
-from model_server.generations import Generation
-from model_server.routing import Route, RoutingTable
-from model_server.servable_store import ServableStore
+from model_server.models.generations import Generation
+from model_server.models.routing import Route, RoutingTable
+from model_server.models.servable_store import ServableStore
 
 SPEC = model_pb2.ModelSpec(name="model")
 

@@ -79,7 +79,7 @@ def test_the_health_check_knows_its_way_round_tls(
 def health_check(server: RunningServer) -> tuple[int, str]:
     ports = {"MODEL_SERVER_PORT": str(server.port), "MODEL_SERVER_REST_PORT": str(server.rest_port)}
     done = subprocess.run(
-        [sys.executable, "-m", "model_server.health"],
+        [sys.executable, "-m", "model_server.processes.health"],
         env={**os.environ, **ports},
         capture_output=True,
         text=True,
@@ -162,8 +162,8 @@ def test_a_bad_ssl_config_ends_the_start(
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     """Before any port is opened; no part of the key is in the message."""
-    from model_server import tls
-    from model_server.status import StatusError
+    from model_server.base import tls
+    from model_server.base.status import StatusError
 
     mixed = Identity(CLIENT.key, SERVER.certificate)
     with pytest.raises(StatusError, match=r"--ssl_config_file: .*KEY_VALUES_MISMATCH"):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from model_server import flags
-from model_server.grpc_server import channel_arguments
-from model_server.status import StatusError
-from model_server.tensors import NUMPY_TYPES, to_array, to_proto
+from model_server.api.grpc.grpc_server import channel_arguments
+from model_server.base import flags
+from model_server.base.status import StatusError
+from model_server.tensorflow_c.tensors import NUMPY_TYPES, to_array, to_proto
 
 
 def options(*arguments: str, **environment: str) -> flags.Options:
@@ -201,8 +201,8 @@ def test_no_bytes_make_a_tensor_that_crashes(data: bytes) -> None:
 def test_the_server_starts_without_tensorflows_python() -> None:
     """Only a trace, a warmup file and a request log need some of it, and import it themselves."""
     program = (
-        "import sys; from model_server import runtime; runtime.import_tensorflow(); "
-        "import model_server.server, model_server.worker; "
+        "import sys; from model_server.tensorflow_c import runtime; runtime.import_tensorflow(); "
+        "import model_server.processes.server, model_server.processes.worker; "
         "print([name for name in sys.modules if name.startswith('tensorflow.python')])"
     )
     started = subprocess.run(

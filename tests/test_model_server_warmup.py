@@ -146,8 +146,9 @@ def test_warmup_can_be_turned_off(models: Models, start_server: StartServer, tmp
 
 def test_a_record_that_is_no_prediction_log(tmp_path: Path) -> None:
     """Says so, and which file it is."""
-    from model_server import flags, warmup
-    from model_server.status import StatusError
+    from model_server.base import flags
+    from model_server.base.status import StatusError
+    from model_server.loading import warmup
 
     options = flags.parse([], {}).options
     file = tmp_path / "assets.extra" / "tf_serving_warmup_requests"

@@ -62,7 +62,10 @@ def test_the_server_runs_as_nobody_in_particular(container: Container) -> None:
 
 def test_the_server_compiles_nothing_at_its_start(container: Container) -> None:
     """All bytecode that it needs is in the image, where a read-only root could not hold it later."""
-    imports = "from model_server import runtime; runtime.import_tensorflow(); import model_server.server"
+    imports = (
+        "from model_server.tensorflow_c import runtime; runtime.import_tensorflow(); "
+        "import model_server.processes.server"
+    )
     code, output = container.run("python", "-P", "-v", "-c", imports)
     assert code == 0
     compiled = [line for line in output.splitlines() if line.startswith("# code object from '/")]

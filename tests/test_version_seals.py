@@ -12,8 +12,8 @@ from model_server_fixtures import NAME, Models, StartServer, expected, wait_unti
 from pipelines import written
 from prefect.logging import disable_run_logger
 
-from model_server import checksums
-from model_server.status import Code, StatusError
+from model_server.base.status import Code, StatusError
+from model_server.models import checksums
 from tasks.core.artifacts import ModelVersion
 from tasks.core.errors import EnvironmentFault
 from tasks.deployment import deploy

@@ -9,9 +9,11 @@ import resource
 import sys
 from typing import NoReturn, TextIO
 
-from model_server import flags, log_lines, ports, runtime, settings
-from model_server.status import StatusError, from_exception
-from model_server.stop_signals import StopSignals
+from model_server.base import flags, ports, settings
+from model_server.base.status import StatusError, from_exception
+from model_server.base.stop_signals import StopSignals
+from model_server.observability import log_lines
+from model_server.tensorflow_c import runtime
 
 _USAGE_ERROR = 255
 WORKER = "MODEL_SERVER_WORKER"  # set by fleet.py for the processes that it starts
@@ -59,7 +61,9 @@ def _start(command_line: flags.CommandLine) -> None:
     if not worker_of and not chosen.share_ports:
         ports.require_free(command_line.options, chosen.host)
     runtime.import_tensorflow()
-    from model_server import op_libraries, platform_config, server, worker  # need TensorFlow's protos
+    from model_server.base import platform_config  # need TensorFlow's protos
+    from model_server.processes import server, worker  # need TensorFlow's protos
+    from model_server.tensorflow_c import op_libraries  # need TensorFlow's protos
 
     op_libraries.load(chosen.ops)
     # What the imports left lives for ever: collections after a swap need not walk through it.

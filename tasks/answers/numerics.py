@@ -1,7 +1,7 @@
 """The conditions that decide how floats are rounded: equal conditions, equal bits.
 
-The model server reports the same facts of itself (`GET /numerics`): containers/model_server/numerics.py.
-Neither imports the other.
+The model server reports the same facts about itself (`GET /numerics`): its module `numerics`. Neither imports
+the other.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.core.errors import ModelError
 
-_PROGRAM = "model_server.row_independence"
+_PROGRAM = "model_server.rows.row_independence"
 _TIMEOUT_SECONDS = 300
 
 

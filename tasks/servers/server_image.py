@@ -119,8 +119,8 @@ def _cause(explanation: str) -> str:
 
 def _inputs_hash(client: docker.DockerClient, base: str, context: Path) -> str:
     digest = hashlib.sha256(str(client.images.get(base).id).encode())
-    for file in sorted(file for file in context.iterdir() if file.is_file()):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in sorted(file for file in context.rglob("*") if file.is_file() and file.suffix != ".pyc"):
+        digest.update(str(file.relative_to(context)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 

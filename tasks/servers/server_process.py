@@ -33,7 +33,7 @@ def identity(executable: Path | None) -> str:
     """Return what tells this program from another: a hash of our sources, or path and time of a file."""
     if executable is None:
         digest = hashlib.sha256()
-        for source in sorted(_SOURCES.glob("*.py")):
+        for source in sorted(_SOURCES.rglob("*.py")):
             digest.update(source.read_bytes())
         return f"{OWN_PROGRAM}:{digest.hexdigest()[:12]}"
     return f"{executable}:{executable.stat().st_mtime_ns}"
