@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -168,14 +169,17 @@ class PrefectServer:
         psutil.wait_procs(family, timeout=30)
         self._process = None
 
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Send a request with the password that `slipway ui` made."""
+        user, password = (self.home / "prefect" / "api-auth-string").read_text().strip().split(":")
+        return httpx.post(
+            f"{self.api}/{path}", json=body, timeout=60, trust_env=False, auth=(user, password)
+        ).raise_for_status()
+
     def last_state(self) -> str:
         """Return the name of the state of the newest flow run."""
-        body = {"sort": "START_TIME_DESC", "limit": 1}
-        user, password = (self.home / "prefect" / "api-auth-string").read_text().strip().split(":")
-        answer = httpx.post(
-            f"{self.api}/flow_runs/filter", json=body, timeout=60, trust_env=False, auth=(user, password)
-        )
-        return str(answer.raise_for_status().json()[0]["state"]["name"])
+        newest = self.post("flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1}).json()[0]
+        return str(newest["state"]["name"])
 
 
 @dataclass

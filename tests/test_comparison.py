@@ -39,6 +39,37 @@ def test_equal_arrays_are_equal_and_counted() -> None:
     assert found.observed == "12 numbers bit-equal"
 
 
+REPEATS = Limit(rtol=1e-5, scale=1.0, repeats=True)
+UNDERFLOWN = 2.2072766e-38  # found where 0.0 was expected: digits after 60,000 steps, in the canary
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_underflows_in_one_thread_only_is_equal(dtype: Any) -> None:
+    """Threads differ in whether they flush subnormal results. It passes, but is not counted as equal bits."""
+    found = compare(np.array([1, 0], dtype), np.array([1, UNDERFLOWN], dtype), REPEATS, bits=True)
+    assert found.equal
+    assert (found.numbers, found.same, found.broken) == (2, 1, False)
+    assert found.observed == "within 2.2e-38 of scale, 50% bit-equal"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "observed", "limit"),
+    [
+        (np.float32, 0.0, 1e-35, REPEATS),
+        (np.float32, 1e-36, UNDERFLOWN, REPEATS),
+        (np.float32, 0.0, UNDERFLOWN, replace(REPEATS, scale=1e-36)),
+        (np.float32, 0.0, UNDERFLOWN, EXACT),
+        (np.float16, 0.0, 6e-8, REPEATS),
+        (np.float64, 0.0, UNDERFLOWN, REPEATS),
+    ],
+)
+def test_what_no_underflow_explains_is_not_equal(
+    dtype: Any, wanted: float, observed: float, limit: Limit
+) -> None:
+    """Larger numbers, outputs that are all small, a dtype that is not flushed, and a tolerance of `exact`."""
+    assert not compare(np.array([wanted], dtype), np.array([observed], dtype), limit, bits=True).equal
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_neighbour_is_one_ulp_away(dtype: Any) -> None:
     """The next representable float of any width, up or down, is 1 ULP away, across zero too."""

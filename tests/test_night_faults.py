@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 from deployed_worlds import printed
 from night_worlds import NAME, NightLoop, Nights
@@ -128,20 +127,14 @@ class TestPrefectsServer:
 
     def test_a_slot_outlives_it(self, nights: Nights) -> None:
         """A deployment's run renews it while it trains, and Prefect ends one that it cannot renew."""
-        api = nights.prefect.api
-        limit = {"name": "nightly", "limit": 1, "active": True}
-        httpx.post(f"{api}/v2/concurrency_limits/", json=limit, timeout=60).raise_for_status()
-        taken = httpx.post(
-            f"{api}/v2/concurrency_limits/increment-with-lease", timeout=60,
-            json={"names": ["nightly"], "slots": 1, "lease_duration": 300},
-        ).raise_for_status().json()  # fmt: skip
+        limits = "v2/concurrency_limits"
+        nights.prefect.post(f"{limits}/", {"name": "nightly", "limit": 1, "active": True})
+        slot = {"names": ["nightly"], "slots": 1, "lease_duration": 300}
+        taken = nights.prefect.post(f"{limits}/increment-with-lease", slot).json()
         nights.prefect.kill()
         nights.prefect.start(nights.slipway.environment)
-        renewed = httpx.post(
-            f"{api}/v2/concurrency_limits/leases/{taken['lease_id']}/renew", timeout=60,
-            json={"lease_duration": 300},
-        )  # fmt: skip
-        assert renewed.is_success, renewed.text
+        renewed = nights.prefect.post(f"{limits}/leases/{taken['lease_id']}/renew", {"lease_duration": 300})
+        assert renewed.is_success
 
 
 class TestTheTrainer:

@@ -240,6 +240,35 @@ def _with_model(folder: Path, model: str) -> Path:
     return folder
 
 
+CERTAIN_MODEL = """
+import tensorflow as tf
+
+def build_estimator(params, config):
+    def model_fn(features, labels, mode):
+        far = tf.constant([0, -86, -86.5, -87, -87.3, -87.5, -88, -88.5, -89, -90])
+        logits = far + 0.1 * tf.compat.v1.layers.dense(features["pixels"], 10)
+        scores = tf.nn.softmax(logits)
+        outputs = {
+            "serving_default": tf.estimator.export.ClassificationOutput(scores=scores),
+            "predict": tf.estimator.export.PredictOutput({"scores": scores}),
+        }
+        step = tf.compat.v1.train.get_global_step()
+        loss = None if labels is None else tf.reduce_mean(tf.nn.relu(logits))
+        return tf.estimator.EstimatorSpec(
+            mode, predictions={"scores": scores}, loss=loss, export_outputs=outputs,
+            train_op=None if labels is None else step.assign_add(1),
+        )
+    return tf.estimator.Estimator(model_fn, config=config, params=None)
+"""
+
+
+def test_scores_that_underflow_are_no_mistake(slipway: Slipway, tmp_path: Path) -> None:
+    """A softmax that is sure of itself has scores near 1e-38, which some threads flush to zero."""
+    certain = _with_model(tmp_path, CERTAIN_MODEL)
+    deployed = slipway.run(certain, "training.max_steps=20", "deployment.canary=true")
+    assert deployed.exit_code == 0, deployed.output
+
+
 def test_a_candidate_that_answers_otherwise_is_rejected(slipway: Slipway, tmp_path: Path) -> None:
     """A model whose answers are not those of estimator.predict is never published; exit code 3."""
     rejected = slipway.run(_with_model(tmp_path, RANDOM_MODEL), "training.max_steps=20")

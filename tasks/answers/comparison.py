@@ -23,6 +23,7 @@ _EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "flo
 _FLOOR_EPSILONS = {"float16": 4, "bfloat16": 4}
 _MOST_FLOOR_EPSILONS = 64
 # Narrow floats are rounded once, when a wider sum is stored; float32 collects an error with each addition.
+_SMALLEST_NORMAL = {"bfloat16": 2.0**-126, "float32": 2.0**-126, "float64": 2.0**-1022}
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def compare(
     """Compare the outputs of one request with the expected ones, by alias; dtypes and shapes must be equal.
 
     With `bits`, an output that repeats itself has to be the same, bit for bit: the conditions are the same.
+    The exception is underflow, such as the softmax of a score far below the others: threads differ in
+    whether they flush subnormal intermediate results to zero.
     `place` and `first`, the number of the request's first example, go into the description of a problem.
     NaN equals NaN, and -0.0 equals 0.0; NaN or infinity that is not expected, or strings (dtype S, U or
     object) that differ, are beyond any limit. NULs at the end of a string do not count: NumPy does not store
@@ -140,6 +143,10 @@ def compare(
             total += failed(f"{where}: {problem}")
             continue
         differs = ~_same(wanted, found)
+        if bits and limit.repeats and (underflown := differs & _underflown(wanted, found, limit.scale)).any():
+            apart = float(np.abs(wanted.astype(np.float64) - found.astype(np.float64))[underflown].max())
+            total += Comparison(same=-int(underflown.sum()), largest=apart / limit.scale)
+            found, differs = np.where(underflown, wanted, found), differs & ~underflown
         tied = np.zeros_like(differs)
         if differs.any() and not (_is_float(wanted) or (bits and limit.repeats)) and wanted.ndim:
             tied = differs & _ties(wanted, found, expected, limits)
@@ -319,6 +326,18 @@ def _same(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.bool_]:
     if _is_float(expected) or expected.dtype.kind == "c":
         equal |= np.isnan(expected) & np.isnan(observed)
     return equal
+
+
+def _underflown(wanted: NDArray[Any], found: NDArray[Any], scale: float) -> NDArray[np.bool_]:
+    """Return which values are so small, here and there, that flushed intermediate results decide them.
+
+    They are below 64 times the smallest normal number of their dtype, and below 2^-40 of their output's
+    scale. float16 is never flushed: it is computed as float32.
+    """
+    if wanted.dtype.name not in _SMALLEST_NORMAL:
+        return np.zeros(wanted.shape, np.bool_)
+    reach = min(64 * _SMALLEST_NORMAL[wanted.dtype.name], scale * 2.0**-40)
+    return np.maximum(np.abs(wanted.astype(np.float64)), np.abs(found.astype(np.float64))) < reach
 
 
 def _ulps(expected: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.float64]:
