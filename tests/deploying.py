@@ -72,7 +72,7 @@ def deployed(source: str, run_id: str) -> dict[str, Any]:
     with run_folders.opened(pipeline, run):
         began = time.monotonic()
         recovery = recover.fn(config.deployment, config.smoke_test, run)
-        told = {"recovery": recovery.proved(), "seconds": time.monotonic() - began}
+        told = {"recovery": recovery.summary(), "seconds": time.monotonic() - began}
         target = serving_target(config.deployment, config.server, run)
         folder = candidate_folder(run.model_base_path, run_id)
         if (run.folder / "candidate").is_dir():  # made by a run that waits for this one's end

@@ -143,6 +143,6 @@ def test_the_best_of_real_training_is_evaluated_and_exported(slipway: Slipway) -
     assert [file.name for file in folder.glob("model.ckpt-*.index")] == ["model.ckpt-300.index"]
     assert done.verdict["metrics"]["global_step"] == best["step"]
     assert done.verdict["metrics"]["average_loss"] == pytest.approx(best["value"])
-    proved = {stage["name"]: stage["proved"] for stage in done.verdict["stages"]}["train"]
+    proved = {stage["name"]: stage["summary"] for stage in done.verdict["stages"]}["train"]
     assert f"checkpoint at step {best['step']}" in proved
     assert "the best by average_loss" in proved

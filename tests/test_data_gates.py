@@ -295,7 +295,7 @@ class TestStage:
         """The row stays, and training goes on."""
         found = Night(tmp_path, min_examples=10_000, missed="report").review()
         assert [check.passed for check in found.checks] == [False]
-        assert found.proved() == "1 of 1 data gate(s) missed, and passed over"
+        assert found.summary() == "1 of 1 data gate(s) missed, and passed over"
 
     def test_the_same_night_again_is_needless_if_so_asked(self, tmp_path: Path) -> None:
         """And drift from the served version is nothing."""

@@ -52,7 +52,7 @@ def test_where_an_engine_answers_auto_means_a_container(deployed: Finished, modu
     """The demo needs no option to serve in a container."""
     assert deployed.exit_code == 0, deployed.output
     assert module_slipway.record("digits")["target"] == "docker"
-    assert "a Docker engine answers" in deployed.verdict["stages"][1]["proved"]
+    assert "a Docker engine answers" in deployed.verdict["stages"][1]["summary"]
 
 
 def test_the_container_answers_for_the_held_out_digits(deployed: Finished, module_slipway: Slipway) -> None:
@@ -133,7 +133,7 @@ def test_a_container_whose_engine_is_hidden_is_still_swapped(
     """The server needs no engine to load a new version, and the run says that none answers."""
     again = run_from_publish(module_slipway, "deployment.target=auto", DOCKER_HOST=NO_ENGINE)
     assert again.exit_code == 0, again.output
-    assert "still answers, though no Docker engine answers" in again.verdict["stages"][1]["proved"]
+    assert "still answers, though no Docker engine answers" in again.verdict["stages"][1]["summary"]
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
 
 
@@ -174,7 +174,7 @@ def test_without_a_base_image_auto_serves_by_a_process(engine: docker.DockerClie
     done = run_from_publish(slipway, "deployment.target=auto", SLIPWAY_BASE_IMAGE="localhost:9/nothing:here")
     assert done.exit_code == 0, done.output
     assert slipway.record("digits")["target"] == "process"
-    assert "make base-image" in done.verdict["stages"][1]["proved"]
+    assert "make base-image" in done.verdict["stages"][1]["summary"]
 
 
 def test_stop_drains_and_removes_the_container(
@@ -196,7 +196,7 @@ def test_a_run_after_stop_starts_a_new_container(
     again = run_from_publish(module_slipway, "deployment.target=docker")
     assert again.exit_code == 0, again.output
     assert again.verdict["endpoint"] == deployed.verdict["endpoint"]
-    assert "(started)" in {stage["name"]: stage["proved"] for stage in again.verdict["stages"]}["deploy"]
+    assert "(started)" in {stage["name"]: stage["summary"] for stage in again.verdict["stages"]}["deploy"]
 
 
 def test_a_custom_op_is_served_in_a_container(

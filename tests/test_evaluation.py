@@ -122,7 +122,7 @@ def test_without_thresholds_all_passes() -> None:
 def test_a_missed_threshold_that_is_passed_over_is_told() -> None:
     """What a forced run says of itself."""
     check = Check("accuracy", "accuracy >= 0.9", 0.5, 0.9, passed=False)
-    told = Evaluation({"accuracy": 0.5}, 10, (check,)).proved()
+    told = Evaluation({"accuracy": 0.5}, 10, (check,)).summary()
     assert told == "accuracy 0.5 on 10 held-out examples; 1 threshold(s) missed, and passed over"
 
 

@@ -580,7 +580,7 @@ class TestRollingBack:
         pipeline = load_pipeline(world.pipeline.folder)
         with Client(world.ports[0]) as client:
             done = roll_back(pipeline, older)
-        world.tell("slipway rollback", f"version {older}", done.proved(), client, None)
+        world.tell("slipway rollback", f"version {older}", done.summary(), client, None)
         assert (done.serving, done.proof) == (
             older,
             "its answers are those it was deployed with (16 numbers bit-equal)",

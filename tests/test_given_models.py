@@ -132,7 +132,7 @@ class TestThroughTheStages:
         validated = validate.run(_nothing, pipeline.config.validation, pipeline.config.data, candidate, run)
         assert all(check.passed for check in validated.checks)
         assert validated.numbers > 0
-        assert validated.proved().startswith("the SavedModel itself: ")
+        assert validated.summary().startswith("the SavedModel itself: ")
 
     def test_the_served_version_is_the_baseline(self, tmp_path: Path) -> None:
         """By its own answers, on tonight's examples."""
@@ -157,7 +157,9 @@ class TestThroughTheStages:
         taken = train.run(
             _nothing, pipeline.config.model, pipeline.config.training, pipeline.config.data, None, run
         )
-        assert taken.proved() == f"nothing to train: {pipeline.folder / 'model' / '12'} was trained elsewhere"
+        assert (
+            taken.summary() == f"nothing to train: {pipeline.folder / 'model' / '12'} was trained elsewhere"
+        )
         assert taken.prefix.is_relative_to(run.folder)
 
 

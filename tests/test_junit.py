@@ -84,7 +84,7 @@ def test_a_run_that_never_began_is_one_case(tmp_path: Path) -> None:
 def test_what_xml_cannot_hold_is_replaced(tmp_path: Path) -> None:
     """Escape codes and null bytes of a server's log; quotes and brackets are escaped."""
     proved = 'a "b" <c> & \x1b[31md\x00 é 😀 \ud800 ]]>'
-    stages, _ = _read(replace(DEPLOYED, stages=(replace(PASSED, proved=proved),)), tmp_path)
+    stages, _ = _read(replace(DEPLOYED, stages=(replace(PASSED, summary=proved),)), tmp_path)
     (case,) = stages
     assert case.system_out == 'a "b" <c> & ?[31md? é 😀 ? ]]>'
 

@@ -429,7 +429,7 @@ class TestPreflight:
         assert (target.kind, target.program, target.live_version) == ("process", "model_server", None)
         assert target.reason.startswith("served by a local process: no Docker engine answers: ")
         assert target.grpc_port != target.rest_port
-        assert "nothing serves yet" in target.proved()
+        assert "nothing serves yet" in target.summary()
 
     def test_process_asks_no_engine(self, run: Run) -> None:
         """It is what was configured."""
@@ -632,7 +632,7 @@ class TestDeployment:
         self._deploy(run, ModelVersion(8, base / "8"), program)
         withdrawal = self._withdraw(run, ModelVersion(8, base / "8", previous=None))
         assert withdrawal.serving is None
-        assert "the server is stopped" in withdrawal.proved()
+        assert "the server is stopped" in withdrawal.summary()
         assert _servers(program) == [] == asked
         assert model_servers.running("small") is None
 
@@ -714,7 +714,7 @@ class TestExternal:
         assert (model_status.live_version(theirs.rest, "small"), asked) == (7, [7])
         self._deploy(run, ModelVersion(7, base / "7", previous=None), deployment)
         withdrawn = self._withdraw(run, deployment)
-        assert f"so external server {theirs.grpc} is left without one" in withdrawn.proved()
+        assert f"so external server {theirs.grpc} is left without one" in withdrawn.summary()
         assert len(_servers(program)) == 1
 
     def test_one_that_comes_back_in_time_is_waited_for(
@@ -848,7 +848,7 @@ class TestPublishAndRetire:
         retention = retire.fn(ModelVersion(5, base / "5", previous=2), ExportConfig(keep_versions=2), run)
         assert retention.kept == (2, 5, 7, 8)
         assert retention.removed == (1, 3, 4, 6)
-        assert retention.proved() == "4 version(s) on disk, 4 removed"
+        assert retention.summary() == "4 version(s) on disk, 4 removed"
 
 
 def test_a_docker_engine_that_does_not_answer_in_time_hides_no_error(

@@ -148,7 +148,7 @@ class TestTheTrainer:
             nights.reach("train", process).kill()
             nights.release("train")
             done = nights.ended(process)
-        proved = {stage["name"]: stage["proved"] for stage in done.verdict["stages"]}["train"]
+        proved = {stage["name"]: stage["summary"] for stage in done.verdict["stages"]}["train"]
         nights.tell("kill -9 of the trainer", "the same run", proved, client, None)
         assert done.exit_code == 0, done.output
         assert "resumed from step 10" in proved
@@ -243,7 +243,7 @@ class TestCutShort:
             newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
             resumed, seconds = nights.timed("--resume")
         assert resumed.exit_code == 0, resumed.output
-        proved = {stage["name"]: stage["proved"] for stage in resumed.verdict["stages"]}["train"]
+        proved = {stage["name"]: stage["summary"] for stage in resumed.verdict["stages"]}["train"]
         nights.tell("truncated checkpoint", "the killed run, resumed", proved, client, seconds)
         assert proved.endswith(f"set aside as damaged: {newest.name.partition('.data')[0]}")
         assert "resumed from step " in proved

@@ -173,7 +173,7 @@ class TestKilled:
             (state,) = eventually(lambda: _ended(station, [resumed]), seconds=600, every=0.5)
         assert state == "Deployed"
         verdict = run_of_last_night(station.slipway.home)
-        proved = {stage["name"]: stage["proved"] for stage in verdict["stages"]}
+        proved = {stage["name"]: stage["summary"] for stage in verdict["stages"]}
         assert "resumed from step" in proved["train"]
         assert proved["ingest"].startswith("from before: ")
         again = station.slipway("recover")

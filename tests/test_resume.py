@@ -119,7 +119,7 @@ class TestAFlowThatWasKilled:
     def test_finished_stages_are_not_repeated(self, finished: Finished, killed: Killed) -> None:
         """The table says which are from before; their checks and metrics are in the verdict all the same."""
         assert finished.verdict["run_id"] == killed.folder.name
-        before = [stage["name"] for stage in finished.verdict["stages"] if "from before" in stage["proved"]]
+        before = [stage["name"] for stage in finished.verdict["stages"] if "from before" in stage["summary"]]
         assert before == ["ingest", "check-data", "train", "evaluate", "export", "validate", "canary"]
         assert finished.checks["accuracy"]["passed"]
         assert finished.checks["predict"]["passed"]
@@ -127,7 +127,7 @@ class TestAFlowThatWasKilled:
 
     def test_training_went_on_from_where_it_was(self, finished: Finished, killed: Killed) -> None:
         """The run's own configuration, --set and all, was used."""
-        proved = {stage["name"]: stage["proved"] for stage in finished.verdict["stages"]}["train"]
+        proved = {stage["name"]: stage["summary"] for stage in finished.verdict["stages"]}["train"]
         assert proved.startswith("from before: checkpoint at step 6,000")
         assert killed.step <= int(proved.rpartition("resumed from step ")[2].replace(",", "")) < 6000
 
@@ -173,7 +173,7 @@ def test_a_trainer_that_is_killed_and_that_stalls_is_resumed_in_the_same_flow_ru
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     verdict = json.loads((slipway.home / "verdict.json").read_text())
-    proved = {stage["name"]: stage["proved"] for stage in verdict["stages"]}["train"]
+    proved = {stage["name"]: stage["summary"] for stage in verdict["stages"]}["train"]
     assert proved.startswith("checkpoint at step 8,000")
     assert int(proved.rpartition(" ")[2].replace(",", "")) >= tormentor.struck[-1]
     assert "made no step for 20 s, and was killed" in output
@@ -291,7 +291,7 @@ class TestDamagedCheckpoints:
         _, asked = arguments(tmp_path, training__max_steps=310)
         shutil.copytree(model_dir, asked["run"].model_dir)
         _truncate(asked["run"].model_dir / "model.ckpt-300.data-00000-of-00001")
-        proved = train(asked).proved()
+        proved = train(asked).summary()
         assert "resumed from step 200" in proved
         assert proved.endswith("set aside as damaged: model.ckpt-300")
 

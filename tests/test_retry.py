@@ -90,7 +90,7 @@ def test_a_failed_run_goes_on_in_its_folder(told: dict[str, Any]) -> None:
     """Finished stages are not repeated; the parameters of the flow run are those of the run."""
     assert told["calls"] == ["first", "second", "second"]
     assert told["first"]["outcome"] == "trained"
-    proved = [stage["proved"] for stage in told["first"]["stages"]]
+    proved = [stage["summary"] for stage in told["first"]["stages"]]
     assert proved[0].startswith("from before: ") and not proved[1].startswith("from before: ")
     assert told["seed"] and told["state"] == "Trained"
 

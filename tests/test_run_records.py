@@ -69,7 +69,7 @@ class TestStages:
         record = _after(RunRecord(), VERSION)
         (stage,) = record.verdict().stages
         assert (stage.name, stage.outcome) == ("ModelVersion", "passed")
-        assert stage.proved == "version 8 is visible, whole and on disk, after 7"
+        assert stage.summary == "version 8 is visible, whole and on disk, after 7"
         assert 0 <= stage.seconds < 1
 
     @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ class TestStages:
         record = RunRecord()
         _fail(record, "train", error)
         (stage,) = record.verdict().stages
-        assert (stage.outcome, stage.proved) == (outcome, said)
+        assert (stage.outcome, stage.summary) == (outcome, said)
 
     def test_a_stage_that_is_tried_again_has_one_entry(self) -> None:
         """The last try counts, and stands where it happened."""
@@ -185,7 +185,7 @@ class TestOutcome:
         assert list(verdict["endpoint"]) == ["grpc", "rest"]
         assert list(verdict["error"]) == ["class", "message", "hint"]
         assert all(
-            list(stage) == ["name", "seconds", "outcome", "proved", "started"] for stage in verdict["stages"]
+            list(stage) == ["name", "seconds", "outcome", "summary", "started"] for stage in verdict["stages"]
         )
         assert verdict["checks"] == [
             {

@@ -63,7 +63,7 @@ class TestDeployed:
         """Each stage's proof is among the lines, once, in order; the password is not."""
         done, _ = deployed
         lines = done.output.splitlines()
-        proofs = [stage["proved"].splitlines()[0] for stage in done.verdict["stages"]]
+        proofs = [stage["summary"].splitlines()[0] for stage in done.verdict["stages"]]
         found = [[n for n, line in enumerate(lines) if "INFO" in line and proof in line] for proof in proofs]
         assert all(len(each) == 1 for each in found), done.output
         assert found == sorted(found)

@@ -72,7 +72,7 @@ def test_a_fresh_process_proves_every_signature_in_every_batch_size() -> None:
     }
     # 64 examples: classes and scores (20 numbers), twice; 42 of predict, twice; in four batch sizes.
     assert found.numbers == 64 * (2 * 20 + 2 * 42) * 4
-    assert found.proved() == "estimator.predict: 31,744 numbers bit-equal"
+    assert found.summary() == "estimator.predict: 31,744 numbers bit-equal"
     exported = offline_answers.read(exported_digits().offline, "exported", "predict")
     assert exported.keys() == {1, 2, 8, 64}, "what the canary's answers are compared with, too"
 
@@ -115,7 +115,7 @@ def test_rounding_passes_under_other_conditions(other_answers: Callable[..., Can
     check = next(check for check in found.checks if check.name == "predict")
     assert check.limit == "7.6e-06 of scale" and "another" in check.rule
     assert str(check.observed).startswith("within ") and str(check.observed).endswith("9% bit-equal")
-    assert "(limit 7.6e-06 of scale)" in found.proved()
+    assert "(limit 7.6e-06 of scale)" in found.summary()
 
 
 def test_a_tolerance_of_ulps_lets_rounding_pass(other_answers: Callable[..., Candidate]) -> None:

@@ -72,7 +72,7 @@ class TestPlan:
             "warm start: renamed stem/kernel -> dense/kernel",
             "warm start: initialised block/kernel",
         ]
-        assert found.proved("version 7") == "2 of 3 variables warm-started from version 7"
+        assert found.summary("version 7") == "2 of 3 variables warm-started from version 7"
 
     @pytest.mark.parametrize(
         ("settings", "message", "hint"),
@@ -143,7 +143,7 @@ class TestTrained:
         ]
         assert same == [True, True, False]
         assert checkpoint.global_step == 2
-        assert f"4 of 6 variables warm-started from {source}" in checkpoint.proved()
+        assert f"4 of 6 variables warm-started from {source}" in checkpoint.summary()
         assert "warm start: initialised dnn/logits/kernel, dnn/logits/bias" in told
 
     def test_a_resumed_run_keeps_what_it_has(self, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_example_begins_with_the_served_version(slipway: Slipway) -> None:
     assert old.exit_code == 0, old.output
     new = slipway.run(example, "training.max_steps=20")
     assert new.exit_code == 0, new.output
-    proved = {stage["name"]: stage["proved"] for stage in new.verdict["stages"]}["train"]
+    proved = {stage["name"]: stage["summary"] for stage in new.verdict["stages"]}["train"]
     assert f"4 of 6 variables warm-started from version {old.verdict['version']}" in proved
     assert new.verdict["metrics"]["accuracy"] >= 0.85
     log = (slipway.home / "runs" / "warm-start" / new.verdict["run_id"] / "logs" / "train.log").read_text()

@@ -78,7 +78,7 @@ class TestFirstRun:
     ) -> None:
         """One line of the table says that a local process serves, and that no engine answers."""
         assert module_slipway.record("digits")["target"] == "process"
-        proved = first.verdict["stages"][1]["proved"]
+        proved = first.verdict["stages"][1]["summary"]
         assert "served by a local process: no Docker engine answers" in proved
 
     def test_it_says_where_it_serves_and_how_to_ask(self, first: Finished) -> None:

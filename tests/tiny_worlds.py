@@ -119,7 +119,7 @@ class World:
             terminal.show_status(self.pipeline)
             return shown.getvalue()
         if command == "rollback":
-            return roll_back(self.pipeline).proved()
+            return roll_back(self.pipeline).summary()
         return self.recover() if command == "recover" else self.next_run("r3")
 
     def live(self) -> int:

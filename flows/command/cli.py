@@ -129,7 +129,7 @@ def check(
     if build:
         from flows.command import terminal
 
-        built = f"; {terminal.build_model(loaded).proved()}"
+        built = f"; {terminal.build_model(loaded).summary()}"
     Console(highlight=False).print(
         f"{escape(str(loaded.file))}: pipeline [bold]{loaded.config.name}[/] is valid{built}",
         soft_wrap=True,

@@ -107,8 +107,8 @@ class RunDisplay:
             self._plain(f"{entry.name}: {text}")
 
     def _end(self, entry: StageEntry) -> None:
-        self._finish(entry.name, _MARKS.get(entry.outcome, " "), entry.proved)
-        self._plain(f"{entry.name} {entry.outcome} in {entry.seconds:.1f} s: {entry.proved}")
+        self._finish(entry.name, _MARKS.get(entry.outcome, " "), entry.summary)
+        self._plain(f"{entry.name} {entry.outcome} in {entry.seconds:.1f} s: {entry.summary}")
 
     def _finish(self, name: str, mark: str, text: str) -> None:
         if name in self._open:
@@ -123,17 +123,17 @@ class RunDisplay:
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
-    """Print the one table of a run: stage, seconds, what it proved; before it the outcome."""
+    """Print the table of a run: stage, seconds, result; before it the outcome."""
     version = f" version {verdict.version}" if verdict.version is not None else ""
     console.print()
     console.print(f"{verdict.pipeline}{version}: {_OUTCOMES.get(verdict.outcome, verdict.outcome)}")
     table = Table(show_edge=False, pad_edge=False, header_style="dim")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    table.add_column("what it proved", overflow="fold")
+    table.add_column("result", overflow="fold")
     for stage in verdict.stages:
         mark = _MARKS.get(stage.outcome, "")
-        first_line = stage.proved.splitlines()[0] if stage.proved else ""
+        first_line = stage.summary.splitlines()[0] if stage.summary else ""
         table.add_row(f"{mark} {stage.name}", f"{stage.seconds:.1f}", Text(first_line))
     table.add_section()
     table.add_row("  total", f"{sum(stage.seconds for stage in verdict.stages):.1f}", "")

@@ -42,5 +42,5 @@ def run(loaded: Pipeline, requests: int, logs: Sequence[Path]) -> int:
                 "candidate": kept.candidate, "data": loaded.config.data, "golden": loaded.config.golden,
             },
         )  # fmt: skip
-    console.print(done.proved(), markup=False, soft_wrap=True)
+    console.print(done.summary(), markup=False, soft_wrap=True)
     return 0

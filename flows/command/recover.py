@@ -84,7 +84,7 @@ def _settled(name: str, pipeline: Pipeline | SlipwayError) -> int | None:
         return error.exit_code
     if not recovery.found:
         return None
-    console.print(f"{name}: {recovery.proved()}", markup=False, soft_wrap=True)
+    console.print(f"{name}: {recovery.summary()}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -111,7 +111,7 @@ def _settle_deploy(killed: InterruptedRun) -> None:
         console.print(f"  its deploy is not settled: {error.message}", markup=False, soft_wrap=True)
         return
     if recovery.found:
-        console.print(f"  {recovery.proved()}", markup=False, soft_wrap=True)
+        console.print(f"  {recovery.summary()}", markup=False, soft_wrap=True)
     if killed.began and (page := run_report.write(loaded, run_folders.describe(loaded, killed.run_id))):
         console.print(f"  its report: {page}", markup=False, soft_wrap=True)
 

@@ -23,6 +23,6 @@ def run(loaded: Pipeline, to: int | None) -> int:
     finally:
         tensorflow_process.close()
     seconds = time.monotonic() - began
-    console.print(f"{escape(loaded.config.name)}: {escape(done.proved())}", soft_wrap=True)
+    console.print(f"{escape(loaded.config.name)}: {escape(done.summary())}", soft_wrap=True)
     console.print(f"[dim]{seconds:.1f} s; {done.number}.withdrawn is kept for inspection[/]")
     return 0

@@ -106,7 +106,7 @@ class ServingTarget:
     ops: tuple[str, ...] = ()
     """Op libraries that the server loads: absolute paths."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         serving = f"version {self.live_version} serves now" if self.live_version else "nothing serves yet"
         if self.kind == "external":
@@ -138,7 +138,7 @@ class Examples:
         """Number of examples in all splits."""
         return self.train.examples + self.eval.examples + self.sample.examples
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         return (
             f"{self.total:,} tf.Examples match the feature spec: "
@@ -154,7 +154,7 @@ class DataReview:
     needless: str = ""
     """Why nothing is to be trained tonight; "" where it is."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         if self.needless:
             return self.needless
@@ -182,7 +182,7 @@ class Checkpoint:
     given: Path | None = None
     """The SavedModel that it is of, if it was trained elsewhere."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         if self.given is not None:
             return f"nothing to train: {self.given} was trained elsewhere"
@@ -237,7 +237,7 @@ class Evaluation:
     """What is served now, on the same examples; None where nothing is, or it was not asked for."""
     pictures: tuple[Picture, ...] = ()
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         gated = [name for name in self.metrics if any(check.name == name for check in self.checks)]
         shown = gated or [name for name in self.metrics if name not in ("global_step", "loss")]
@@ -288,7 +288,7 @@ class Candidate:
     answered_by: str = "estimator.predict"
     """Whose answers `offline` holds."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         names = ", ".join(signature.name for signature in self.signatures)
         tags = f", MetaGraphs {'; '.join(self.tag_sets)}" if len(self.tag_sets) > 1 else ""
@@ -362,7 +362,7 @@ class Validation:
     answered_by: str = "estimator.predict"
     """What they are compared with."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result in a sentence."""
         own = sum(check.name.startswith("validation.inputs") for check in self.checks)
         also = f"; {own} check(s) of validation.inputs" if own else ""
@@ -381,7 +381,7 @@ class Canary:
     skipped: str = ""
     """Why there was no canary; empty if there was one."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result in a sentence."""
         return self.skipped or f"in a separate server: {self.answers}"
 
@@ -395,7 +395,7 @@ class Recording:
     changed: tuple[str, ...]
     """Features that were dropped or hashed."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         changed = f"; dropped or hashed: {', '.join(self.changed)}" if self.changed else ""
         return f"{self.requests} requests in {self.file}{changed}; keep it under version control"
@@ -424,7 +424,7 @@ class ModelVersion:
     """The version that the live server answered with before this one, or where none ran the highest on
     disk: what is served again should this one be withdrawn. None for the first."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         before = f", after {self.previous}" if self.previous is not None else ", the first one"
         return f"version {self.number} is visible, whole and on disk{before}"
@@ -449,7 +449,7 @@ class Endpoint:
     tls: bool = False
     """Whether gRPC is spoken over TLS."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         how = "started" if self.started else "hot-swapped in the running server"
         return f"{self.server} reports version {self.version} AVAILABLE ({how})"
@@ -468,7 +468,7 @@ class SmokeTest:
     latency_p99_ms: float
     pictures: tuple[Picture, ...] = ()
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result in a sentence."""
         return f"{self.answers}; p50 {self.latency_p50_ms:.1f} ms, p99 {self.latency_p99_ms:.1f} ms"
 
@@ -493,7 +493,7 @@ class BuiltModel:
     signatures: tuple[str, ...]
     """Signatures that could be served."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the summary in a part of a sentence."""
         return f"the model builds: {self.variables} variables, {len(self.signatures)} signatures"
 
@@ -521,7 +521,7 @@ class Withdrawal:
     proof: str = ""
     """What its answers were found to be."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         if self.serving is None:
             left = self.proof or "the server is stopped"
@@ -539,7 +539,7 @@ class Recovery:
     done: str = ""
     """What was done about it, and why that is safe."""
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         return f"{self.found}: {self.done}" if self.found else "no deploy was left unfinished"
 
@@ -551,7 +551,7 @@ class Retention:
     kept: tuple[int, ...]
     removed: tuple[int, ...]
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         return f"{len(self.kept)} version(s) on disk, {len(self.removed)} removed"
 
@@ -564,7 +564,7 @@ class StageReport:
     seconds: float
     outcome: str
     """`passed`, `rejected`, `failed` or `interrupted`."""
-    proved: str
+    summary: str
     started: str = ""
     """When it began: ISO 8601, UTC."""
 

@@ -14,4 +14,4 @@ def rolled_back(pipeline: str, withdrawal: Withdrawal, reason: str) -> None:
 
     Called once for each, when it is over and proven.
     """
-    _log.warning("%s: %s (%s)", pipeline, withdrawal.proved(), reason or "no reason given")
+    _log.warning("%s: %s (%s)", pipeline, withdrawal.summary(), reason or "no reason given")

@@ -111,7 +111,7 @@ def _step(model_dir: Path) -> int | None:
 def _stages(
     config: PipelineConfig, run: Run, upcoming: str, baseline: int | None
 ) -> Iterator[tuple[str, str]]:
-    yield "recover", found(run).proved().replace("left as it is", "it is finished or undone first")
+    yield "recover", found(run).summary().replace("left as it is", "it is finished or undone first")
     yield "preflight", f"checks folder, ports and {_target(config)}; builds the model's graphs"
     yield "ingest", f"{_source(config.data, run)}; split by hash, {config.data.split.eval:g} held out"
     same = "; ends the run if nothing is new" if config.data.gates.unchanged == "skip" else ""

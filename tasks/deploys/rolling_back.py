@@ -25,7 +25,7 @@ class Choice:
 
     journal: Journal
 
-    def proved(self) -> str:
+    def summary(self) -> str:
         """Return the stage's result, in one line."""
         back = f"version {self.journal.previous} is as it was published"
         return f"{back}; to be withdrawn: {self.journal.numbers}"

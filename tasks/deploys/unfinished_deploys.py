@@ -119,12 +119,12 @@ def _settle(
         return Recovery(told, "it had published nothing, so that nothing is to be undone")
     if journal.state == "undoing" or max(journal.versions) != _highest(journal):
         done = undoing.undo(journal, deployment, smoke_test, run)
-        return Recovery(told, done.proved())
+        return Recovery(told, done.summary())
     try:
         return Recovery(told, _finish(journal, deployment, smoke_test, run))
     except SlipwayError as error:
         done = undoing.undo(replace(journal, reason=error.message), deployment, smoke_test, run)
-        return Recovery(told, f"{done.proved()} ({error.message})")
+        return Recovery(told, f"{done.summary()} ({error.message})")
 
 
 def _highest(journal: Journal) -> int | None:

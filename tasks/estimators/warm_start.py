@@ -54,7 +54,7 @@ class Plan:
             f"warm start: initialised {', '.join(self.initialised) or 'none'}",
         ]
 
-    def proved(self, origin: str) -> str:
+    def summary(self, origin: str) -> str:
         """Return a description that fits into a sentence."""
         restored, of_all = len(self.restored), len(self.restored) + len(self.initialised)
         return f"{restored} of {of_all} variables warm-started from {origin}"
@@ -183,7 +183,7 @@ class WarmStart(tf.estimator.SessionRunHook):  # type: ignore[misc]
         for line in planned.told(self._origin):
             self._tell(line)
         durable_files.write(
-            self._model_dir / _RECORD, json.dumps({"proved": planned.proved(self._origin)}).encode()
+            self._model_dir / _RECORD, json.dumps({"summary": planned.summary(self._origin)}).encode()
         )
         stored_keys = keys(tf.train.load_checkpoint(str(self._prefix)))
         for name, stored in planned.restored.items():
@@ -192,10 +192,10 @@ class WarmStart(tf.estimator.SessionRunHook):  # type: ignore[misc]
             tf.compat.v1.train.init_from_checkpoint(str(self._prefix), {stored_keys[stored]: target})
 
 
-def proved(model_dir: Path) -> str:
+def summary(model_dir: Path) -> str:
     """Return how the model in `model_dir` was warm-started, by this process or an earlier one, if it was."""
     try:
-        return str(json.loads((model_dir / _RECORD).read_text())["proved"])
+        return str(json.loads((model_dir / _RECORD).read_text())["summary"])
     except FileNotFoundError:
         return ""
 

@@ -158,6 +158,6 @@ def _chosen(wanted: str | int, newest: Checkpoint, run: Run) -> Checkpoint:
     """Return the checkpoint to evaluate and export, with all that is to be known of it."""
     prefix, reason = checkpoint_choice.choose(wanted, run.model_dir, run.source, newest.prefix)
     damaged = ", ".join(checkpoints.set_aside(run.model_dir))
-    notes = (reason, warm_start.proved(run.model_dir), f"set aside as damaged: {damaged}" if damaged else "")
+    notes = (reason, warm_start.summary(run.model_dir), f"set aside as damaged: {damaged}" if damaged else "")
     step = newest.global_step if prefix == newest.prefix else checkpoints.step_of(prefix)
     return replace(newest, prefix=prefix, global_step=step, notes=tuple(filter(None, notes)))

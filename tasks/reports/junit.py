@@ -56,11 +56,11 @@ def _suite(root: Element, verdict: Verdict, kind: str, cases: list[Element]) -> 
 def _stage(stage: StageReport, verdict: Verdict) -> Element:
     case = Element("testcase", name=stage.name, time=f"{stage.seconds:.3f}")
     if stage.outcome == "passed":
-        SubElement(case, "system-out").text = _clean(stage.proved)
+        SubElement(case, "system-out").text = _clean(stage.summary)
     else:
         kind = "failure" if stage.outcome == "rejected" else "error"
         hint = verdict.error["hint"] if verdict.error else ""
-        _add(case, kind, stage.outcome, stage.proved, f"{stage.proved}\n{hint}")
+        _add(case, kind, stage.outcome, stage.summary, f"{stage.summary}\n{hint}")
     return case
 
 

@@ -16,7 +16,7 @@ def as_markdown(proof: SmokeTest, endpoint: Endpoint) -> str:
 def _lines(proof: SmokeTest, endpoint: Endpoint) -> Iterator[str]:
     yield f"# {markdown.mark(True)} {endpoint.model_name} version {endpoint.version} answers"
     model = f"{endpoint.rest}/v1/models/{endpoint.model_name}"
-    yield from ("", f"{proof.proved()}.", "")
+    yield from ("", f"{proof.summary()}.", "")
     yield f"gRPC `{endpoint.grpc}` · REST <{model}> · [signatures]({model}/metadata) · {endpoint.server}"
     yield from markdown.pictures(proof.pictures)
     yield from ("", "| check | rule | observed | |", "|---|---|---|---|")

@@ -80,7 +80,7 @@ def _lines(verdict: Verdict, folder: str, serving: str, following: Sequence[Next
     failed = [check for check in verdict.checks if not check.passed]
     if failed:
         yield from ("", "## Checks that failed", "", *_checks(failed))
-    yield from ("", "## Stages", "", "| | stage | seconds | what it proved |", "|---|---|---:|---|")
+    yield from ("", "## Stages", "", "| | stage | seconds | result |", "|---|---|---:|---|")
     for stage in verdict.stages:
         yield from _stage(stage)
     if verdict.checks:
@@ -104,8 +104,8 @@ def _versions(verdict: Verdict) -> str:
 
 
 def _stage(stage: StageReport) -> Iterator[str]:
-    """Yield a row, and one for each further line of what it proved: the UI wraps no cell, it cuts it off."""
-    first, *others = textwrap.wrap(stage.proved, _CHARACTERS_OF_A_CELL) or [""]
+    """Yield a row, and one for each further line of its summary: the UI cuts cells off instead of wrapping."""
+    first, *others = textwrap.wrap(stage.summary, _CHARACTERS_OF_A_CELL) or [""]
     passed = stage.outcome == "passed"
     yield row(
         mark(passed), stage.name, f"{stage.seconds:.1f}", first if passed else f"{stage.outcome}: {first}"

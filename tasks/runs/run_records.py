@@ -33,7 +33,7 @@ Outcome = Literal[
 
 @dataclass
 class StageEntry:
-    """One stage: how long it took, how it ended and what it proved."""
+    """One stage: how long it took, how it ended, and its result."""
 
     name: str
     started: float
@@ -42,7 +42,7 @@ class StageEntry:
     """The same by the wall clock: ISO 8601, UTC."""
     seconds: float = 0.0
     outcome: str = "running"
-    proved: str = ""
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RunRecord:
             yield entry
             entry.outcome = "passed"
         except BaseException as error:
-            entry.outcome, entry.proved = _ending(error)
+            entry.outcome, entry.summary = _ending(error)
             self.checks.extend(getattr(error, "checks", ()))
             if isinstance(error, Rejected) and error.evaluated is not None:
                 self._note_evaluation(error.evaluated)
@@ -107,7 +107,7 @@ class RunRecord:
 
     def note(self, entry: StageEntry, artifact: Any) -> None:
         """Record the result, the checks and the verdict's fields of a stage's artifact."""
-        entry.proved = artifact.proved() if hasattr(artifact, "proved") else ""
+        entry.summary = artifact.summary() if hasattr(artifact, "summary") else ""
         self.checks.extend(getattr(artifact, "checks", ()))
         if isinstance(artifact, Evaluation):
             self._note_evaluation(artifact)
@@ -148,7 +148,7 @@ class RunRecord:
             previous_version=self.previous_version,
             endpoint={"grpc": self.endpoint.grpc, "rest": self.endpoint.rest} if self.endpoint else None,
             stages=tuple(
-                StageReport(entry.name, round(entry.seconds, 3), entry.outcome, entry.proved, entry.at)
+                StageReport(entry.name, round(entry.seconds, 3), entry.outcome, entry.summary, entry.at)
                 for entry in self.stages
             ),
             checks=tuple(self.checks),

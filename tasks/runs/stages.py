@@ -64,10 +64,10 @@ def stage(name: str, run_name: str, *, resumable: bool = False) -> Callable[[Cal
                     artifact: R = before if before is not None else function(*args, **kwargs)
                     record.note(entry, artifact)
                     if before is not None:
-                        entry.proved = f"from before: {entry.proved}"
+                        entry.summary = f"from before: {entry.summary}"
                     elif kept is not None:
                         kept.keep(name, artifact)
-            get_run_logger().info(entry.proved)
+            get_run_logger().info(entry.summary)
             return artifact
 
         return Stage(recorded, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
