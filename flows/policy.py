@@ -20,7 +20,7 @@ from tasks import evaluation, exporting, ingestion, training, validation
 from tasks.core.artifacts import Run
 from tasks.core.errors import RetryableError
 from tasks.deployment import abandon
-from tasks.deploys.unfinished_deploys import settle
+from tasks.deploys.interrupted_deploys import settle
 from tasks.state import deploy_journal
 
 

@@ -23,7 +23,13 @@ from tasks.processes import lost_output, tensorflow_process
 from tasks.reports import next_commands, prefect_artifacts, run_events, run_metrics, run_report
 from tasks.reports.next_commands import NextCommand
 from tasks.reports.verdicts import as_markdown, short_reason
-from tasks.runs import quiet_outcomes, run_folders, run_records, told_verdicts, tracebacks
+from tasks.runs import (
+    quiet_outcomes,
+    reported_verdicts,
+    run_folders,
+    run_records,
+    tracebacks,
+)
 from tasks.runs.finished_stages import FinishedStages
 from tasks.runs.resumable_runs import resumption, unfinished_run_of
 from tasks.runs.run_folders import FlowRun
@@ -86,7 +92,7 @@ def recorded_run(
         loaded, run = _begun(pipeline, overrides, run_id, resume)
     except ConfigError as error:
         refused = RunRecord(pipeline, error=error).verdict()
-        told_verdicts.tell(refused)
+        reported_verdicts.tell(refused)
         prefect_artifacts.add_to_name(short_reason(refused))
         raise
     lost_output.survive()
@@ -170,7 +176,7 @@ def _conclude(this: RecordedRun) -> None:
 def report(verdict: Verdict, loaded: Pipeline, run: Run) -> None:
     """Report to Prefect how the run ended: verdict, page, name of the flow run, last log line, event."""
     with _verdict_stands():
-        told_verdicts.tell(verdict)
+        reported_verdicts.tell(verdict)
     with _verdict_stands():
         name = f"{run.pipeline}-verdict"
         prefect_artifacts.show(name, page_in_prefect(verdict, loaded, run), _headline(verdict))

@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.schema.pipeline import DataConfig, DeploymentConfig, GoldenConfig, SmokeTestConfig
 from tasks.core.artifacts import Canary, Candidate, Check, Endpoint, Latencies, Run, ServingTarget
 from tasks.core.errors import DeployFailed, Rejected
-from tasks.deploys import lone_servers, rollouts
+from tasks.deploys import rollouts, temporary_servers
 from tasks.processes import tensorflow_process
 from tasks.runs.stages import report, stage
 from tasks.servers import model_servers, served_versions, server_process
@@ -46,7 +46,7 @@ def canary(
     deadline = Deadline.after(deployment.load_timeout_seconds)
     with model_versions.lent_to_canary(run.model_base_path, run.run_id) as base:
         model_versions.lend(candidate.path, base, _NUMBER)
-        with lone_servers.started(_planned(target, base, run), "canary") as server:
+        with temporary_servers.started(_planned(target, base, run), "canary") as server:
             _see_it_load(server, deadline, run)
             recorded = golden.recorded(run.source)
             proof = _asked(server, candidate, smoke_test, data, recorded, run)
@@ -167,7 +167,7 @@ def _no_slower(
         model_versions.lend(folder, base, _NUMBER)
         deadline = Deadline.after(deployment.load_timeout_seconds)
         try:
-            with lone_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
+            with temporary_servers.started(replace(asked, model_base_path=str(base)), "baseline") as server:
                 model_servers.wait_until_live(server, _NUMBER, deadline, run.log("baseline-server"))
                 found = tensorflow_process.run(
                     "latencies", Latencies, log=run.log("latencies"), on_progress=report,

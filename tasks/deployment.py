@@ -13,7 +13,7 @@ from tasks.deploys import rollouts, served_answers, server_lines, undoing
 from tasks.runs.stages import stage
 from tasks.servers import model_servers
 from tasks.servers.model_servers import Deadline
-from tasks.state import deploy_journal, version_seals
+from tasks.state import deploy_journal, version_checksums
 from tasks.state.deploy_journal import Journal
 
 
@@ -32,7 +32,7 @@ def deploy(
     SmokeTestFailed where a new server answers wrongly before it takes over, and EnvironmentFault where the
     version's files are not those that were published.
     """
-    version_seals.require_unchanged(version.path)
+    version_checksums.require_unchanged(version.path)
     deadline = Deadline.after(deployment.load_timeout_seconds)
     planned = model_servers.planned(target, run)
 

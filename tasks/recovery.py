@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
 from tasks.core.artifacts import Recovery, Run
-from tasks.deploys import lone_servers, unfinished_deploys
+from tasks.deploys import interrupted_deploys, temporary_servers
 from tasks.runs.stages import stage
 from tasks.state import deploy_journal
 
@@ -19,8 +19,8 @@ def recover(
     Raises SlipwayError where neither can be done; the journal stays then.
     """
     if dry_run:
-        return unfinished_deploys.found(run)
-    lone_servers.stop(run.pipeline, "canary")  # of a run that was killed: no other is under way now
-    lone_servers.stop(run.pipeline, "baseline")
+        return interrupted_deploys.found(run)
+    temporary_servers.stop(run.pipeline, "canary")  # of a run that was killed: no other is under way now
+    temporary_servers.stop(run.pipeline, "baseline")
     with deploy_journal.held(run.pipeline, deployment.load_timeout_seconds):
-        return unfinished_deploys.recover_locked(deployment, smoke_test, run)
+        return interrupted_deploys.recover_locked(deployment, smoke_test, run)

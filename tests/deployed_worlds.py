@@ -210,7 +210,7 @@ class World:
             return process if process.status() != "zombie" else None
         return None
 
-    def lone_server(self, role: str) -> psutil.Process | None:
+    def temporary_server(self, role: str) -> psutil.Process | None:
         """Return the process of a server that no client knows, if it runs."""
         with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
             record = json.loads((self.home / "servers" / f"{NAME}.{role}.json").read_text())

@@ -11,7 +11,7 @@ import traceback
 from tiny_worlds import NAME, World
 from waiting import eventually
 
-from tasks.state import deploy_journal, model_versions, version_seals
+from tasks.state import deploy_journal, model_versions, version_checksums
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "subprocess.Popen")
 
@@ -38,7 +38,7 @@ def survived(world: World, events: dict[str, int], seed: int) -> None:
     assert world.live() == max(present) > 2
     assert deploy_journal.read(NAME) is None
     for folder in present.values():
-        version_seals.require_unchanged(folder)
+        version_checksums.require_unchanged(folder)
     eventually(lambda: len(world.servers()) == 1)
 
 

@@ -194,7 +194,7 @@ FAST = (
     "model_server_routing", "model_server_states", "model_server_units", "model_servers",
     "model_versions", "overrides", "plan", "prefect", "prefect_database", "references", "reports",
     "run_folders", "run_metrics", "run_records", "run_report", "run_retention", "selections",
-    "served_answers", "service_command", "status_words", "trigger_verdicts", "version_seals",
+    "served_answers", "service_command", "status_words", "trigger_verdicts", "version_checksums",
 )  # fmt: skip
 """Modules `test_<name>` of `make test-fast`: no flow, and one model server for all of them."""
 

@@ -22,7 +22,7 @@ from tasks import deployment
 from tasks.core.artifacts import ContainerLimits, ModelVersion, Recovery, Run
 from tasks.core.errors import EnvironmentFault, JournalUnreadable, SmokeTestFailed, error_named
 from tasks.deployment import deploy
-from tasks.deploys import rollouts, undoing, unfinished_deploys
+from tasks.deploys import interrupted_deploys, rollouts, undoing
 from tasks.preflight import serving_target
 from tasks.servers import model_servers, model_status, server_process
 from tasks.state import deploy_journal, model_versions, server_records, state_files
@@ -40,7 +40,7 @@ class Deployed:
 
     def recover(self) -> Recovery:
         """Recover as `slipway recover` and each run do."""
-        return unfinished_deploys.recover_locked(DEPLOYMENT, SmokeTestConfig(), self.run)
+        return interrupted_deploys.recover_locked(DEPLOYMENT, SmokeTestConfig(), self.run)
 
     def deploy(self, run_id: str) -> int:
         """Publish and deploy one more version, as a run does; return its number."""

@@ -20,7 +20,7 @@ from waiting import eventually
 from configs.loading.deployments import load_deployments
 from configs.loading.errors import ConfigError
 from configs.loading.pipelines import load_pipeline
-from flows.command import nightly
+from flows.command import deploy_nightly_command
 from flows.command.cli import main
 
 SHIPPED = REPOSITORY / "prefect.yaml"
@@ -148,7 +148,7 @@ class TestDeployNightly:
     ) -> None:
         """The worker's working directory is that of prefect.yaml."""
         elsewhere = written(tmp_path_factory.mktemp("elsewhere"), {"name": "churn"}).folder
-        nightly.deploy_nightly(str(elsewhere), "0 1 * * *", "Etc/UTC", file)
+        deploy_nightly_command.deploy_nightly(str(elsewhere), "0 1 * * *", "Etc/UTC", file)
         assert load_deployments(file).deployments[-1].parameters == {"pipeline": str(elsewhere)}
 
     @pytest.mark.parametrize(

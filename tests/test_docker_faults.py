@@ -17,7 +17,7 @@ from model_server_fixtures import Models, models  # noqa: F401  (a fixture)
 from waiting import eventually
 
 from configs.loading.pipelines import load_pipeline
-from tasks.deploys import unfinished_deploys
+from tasks.deploys import interrupted_deploys
 from tasks.servers import relay, server_container, server_image
 
 pytestmark = pytest.mark.docker
@@ -152,7 +152,7 @@ def test_with_a_bad_version_the_old_server_has_its_clients_again(world: World) -
     configured(world, threads=7)
     with Client(world.ports[0]) as client, RestClient(world.ports[1]) as rest:
         world.killed(BAD, "after let in", answers=GOOD)
-        done = unfinished_deploys.recover(load_pipeline(world.pipeline.folder))
+        done = interrupted_deploys.recover(load_pipeline(world.pipeline.folder))
         eventually(lambda: client.models[-1:] == rest.models[-1:] == client.models[:1])
     fault = "the same with a bad version, kill -9 after let in"
     world.tell(fault, "slipway recover", done.done, client, None)

@@ -25,7 +25,7 @@ from waiting import eventually
 from configs.loading.pipelines import load_pipeline
 from flows.command import record_command
 from tasks.core.errors import ConfigError
-from tasks.deploys import unfinished_deploys
+from tasks.deploys import interrupted_deploys
 from tasks.deploys.rolling_back import roll_back
 from tasks.state import deploy_journal, model_versions
 
@@ -102,8 +102,8 @@ class TestTheFlowIsKilled:
         with Client(world.ports[0]) as client:
             run_id = world.killed(BETTER, "after published")
             pipeline = load_pipeline(world.pipeline.folder)
-            done = unfinished_deploys.recover(pipeline)
-            assert unfinished_deploys.recover(pipeline).found == ""
+            done = interrupted_deploys.recover(pipeline)
+            assert interrupted_deploys.recover(pipeline).found == ""
         assert "stays: its answers are those it was deployed with" in done.done
         assert deploy_journal.conclusion("faulty", run_id) == "committed"
         assert client.failures == []
@@ -218,13 +218,13 @@ class TestABadCandidate:
     def test_a_run_that_is_ended_meanwhile_leaves_no_server(self, world: World, signal_number: int) -> None:
         """Interrupted, the run stops it; killed, the next run does."""
         process = world.start(world.candidate(IS_SLOW, GOOD))
-        eventually(lambda: world.lone_server("canary"), seconds=100)
+        eventually(lambda: world.temporary_server("canary"), seconds=100)
         process.send_signal(signal_number)
         process.communicate(timeout=60)
         if signal_number == signal.SIGKILL:
-            assert world.lone_server("canary") is not None
+            assert world.temporary_server("canary") is not None
             assert "version" in world.deploy(GOOD)
-        assert world.lone_server("canary") is None
+        assert world.temporary_server("canary") is None
 
 
 def _is_canary_of(process: psutil.Process, world: World) -> bool:
@@ -378,7 +378,7 @@ class TestADamagedJournal:
     def test_what_was_proven_stays(self, world: World) -> None:
         """The highest version's run is filed as committed: nothing is asked for."""
         deploy_journal.file("faulty").write_bytes(b"{")
-        done = unfinished_deploys.recover(load_pipeline(world.pipeline.folder))
+        done = interrupted_deploys.recover(load_pipeline(world.pipeline.folder))
         assert f"version {world.numbers()[-1]} was smoke-tested by run r" in done.done
         assert not deploy_journal.file("faulty").exists()
 

@@ -144,7 +144,7 @@ def test_a_file_that_is_named_and_not_there_is_told_by_the_canary(
     """A typo would take the gate away. The default need not be there: who records nothing is told nothing."""
     pipeline = written(tmp_path / "small", {"golden": golden})
     config, run = pipeline.config, run_of(pipeline, tmp_path)
-    for module, name in ((canary.model_versions, "lent_to_canary"), (canary.lone_servers, "started")):
+    for module, name in ((canary.model_versions, "lent_to_canary"), (canary.temporary_servers, "started")):
         monkeypatch.setattr(module, name, lambda *_: nullcontext(tmp_path))
     for module, name in ((canary.model_versions, "lend"), (canary, "_planned"), (canary, "_see_it_load")):
         monkeypatch.setattr(module, name, lambda *_: None)

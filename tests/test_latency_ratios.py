@@ -122,7 +122,7 @@ class TestTheStage:
         monkeypatch.setattr(canary.model_servers, "wait_until_live", lambda *_: None)
 
         def measure(started: Any = lambda *_: nullcontext(SERVER), found: Latencies | None = None) -> Canary:
-            monkeypatch.setattr(canary.lone_servers, "started", started)
+            monkeypatch.setattr(canary.temporary_servers, "started", started)
             monkeypatch.setattr(canary.tensorflow_process, "run", lambda *_, **__: found)
             asked = SERVER, config.deployment, config.smoke_test, config.data, candidate
             return canary._no_slower(proof, *asked, run_of(pipeline, tmp_path))

@@ -34,7 +34,13 @@ from tasks.answers import kept_answers
 from tasks.core.artifacts import Candidate, ModelVersion, Run, ServingTarget, SmokeTest, Withdrawal
 from tasks.core.errors import AlreadyRunning, DeployFailed, EnvironmentFault
 from tasks.deployment import deploy, withdraw
-from tasks.deploys import rollouts, served_answers, stopping, undoing, unfinished_deploys
+from tasks.deploys import (
+    interrupted_deploys,
+    rollouts,
+    served_answers,
+    stopping,
+    undoing,
+)
 from tasks.preflight import serving_target
 from tasks.publishing import publish
 from tasks.retention import retire
@@ -573,10 +579,10 @@ class TestDeployment:
         monkeypatch.setattr(model_servers, "_MUTE_SECONDS", 0.5)
         monkeypatch.setattr(model_servers, "_GRPC_SECONDS", 0.5)
         mute = self._mute(run, base, program)
-        assert unfinished_deploys._is_left("small")
-        recovery = unfinished_deploys.recover_locked(self.DEPLOYMENT, SmokeTestConfig(), run)
+        assert interrupted_deploys._is_left("small")
+        recovery = interrupted_deploys.recover_locked(self.DEPLOYMENT, SmokeTestConfig(), run)
         assert recovery.found == f"the server ({mute.describe()}) did not answer over gRPC"
-        assert not unfinished_deploys._is_left("small")
+        assert not interrupted_deploys._is_left("small")
 
     def _mute(self, run: Run, base: Path, program: Path) -> ServerRecord:
         """Have a server that is as planned, answers over REST, and over gRPC does not."""

@@ -19,7 +19,7 @@ from slipway_command import REPOSITORY
 from waiting import eventually
 
 from flows.command import recover
-from tasks.deploys import unfinished_deploys
+from tasks.deploys import interrupted_deploys
 from tasks.runs import interrupted_runs, run_folders
 from tasks.state import deploy_journal, model_versions, server_records
 from tasks.state.deploy_journal import Journal
@@ -290,15 +290,15 @@ class TestFound:
         """As after a reboot, with no run killed; one that was stopped on purpose, or is another's, is not."""
         pipeline = written(tmp_path / "small", {})
         with run_folders.opened(pipeline, run_folders.describe(pipeline, "r1")):
-            assert unfinished_deploys.left() == {}
+            assert interrupted_deploys.left() == {}
         gone = ServerRecord("small", "process", "program", "i", "/served", (), 1, 2, "999999999:1.0")
         server_records.write(gone)
-        (found,) = unfinished_deploys.left().values()
+        (found,) = interrupted_deploys.left().values()
         assert (found.config.name, found.model_base_path) == ("small", Path("/served"))
         server_records.write(replace(gone, target="external", host="nobody.invalid"))
-        assert unfinished_deploys.left() == {}
+        assert interrupted_deploys.left() == {}
         server_records.mark_stopped(gone)
-        assert unfinished_deploys.left() == {}
+        assert interrupted_deploys.left() == {}
 
     def test_an_unreadable_configuration_keeps_no_other_pipeline_from_it(
         self, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from free_ports import free_port
 from rich.console import Console
 from slipway_command import REPOSITORY, Slipway
 
-from flows.command import overview
+from flows.command import status_command
 
 PULL = {"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}
 DUE = (datetime.now(timezone.utc) + timedelta(hours=3)).replace(microsecond=0)
@@ -74,7 +74,7 @@ def prefect() -> Iterator[str]:
 
 def _shown(width: int = 200) -> str:
     console = Console(record=True, width=width)
-    assert overview.show(console) == 0
+    assert status_command.show(console) == 0
     return console.export_text()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pipelines import DIGITS, written
-from test_version_seals import published
+from test_version_checksums import published
 
 from configs.loading.pipelines import Pipeline
 from flows.command.cli import main

@@ -17,8 +17,13 @@ from power_losses import Disk, distinct, recorded
 from configs.schema.pipeline import DeploymentConfig, SmokeTestConfig
 from tasks.core import durable_files
 from tasks.core.artifacts import Endpoint, Recovery, Run
-from tasks.deploys import rollouts, undoing, unfinished_deploys
-from tasks.state import deploy_journal, model_versions, server_records, version_seals
+from tasks.deploys import interrupted_deploys, rollouts, undoing
+from tasks.state import (
+    deploy_journal,
+    model_versions,
+    server_records,
+    version_checksums,
+)
 from tasks.state.deploy_journal import Journal
 from tasks.state.server_records import ServerRecord
 
@@ -34,8 +39,8 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(rollouts, "put_back", lambda *_: SERVER)
     monkeypatch.setattr(rollouts, "stop", lambda *_: None)
     monkeypatch.setattr(undoing, "_see_it_answer", lambda *_: "answers")
-    monkeypatch.setattr(unfinished_deploys.served_answers, "prove_again", lambda *_, **__: "answers")
-    monkeypatch.setattr(unfinished_deploys, "_revived", lambda *_: Recovery())
+    monkeypatch.setattr(interrupted_deploys.served_answers, "prove_again", lambda *_, **__: "answers")
+    monkeypatch.setattr(interrupted_deploys, "_revived", lambda *_: Recovery())
     base = tmp_path / "disk" / "models"
     base.mkdir(parents=True)
     return Disk(tmp_path / "disk")
@@ -105,17 +110,17 @@ def _problems(disk: Disk, promises: tuple[Any, ...]) -> list[str]:
     unproven = set(model_versions.versions(base)) - {
         number for what, number in promises if what == "committed"
     }
-    recovery = unfinished_deploys.recover_locked(DeploymentConfig(), SmokeTestConfig(), run)
+    recovery = interrupted_deploys.recover_locked(DeploymentConfig(), SmokeTestConfig(), run)
     present = model_versions.versions(base)
     for folder in present.values():
-        version_seals.require_unchanged(folder)
+        version_checksums.require_unchanged(folder)
     unproven &= set(present)
     deployed = {number for number, what in last.items() if what == "committed"}
     withdrawn = {number for number, what in last.items() if what == "undone"}
     broken = {
         "the journal is not concluded": deploy_journal.read(NAME) is not None,
         "a version has no list of its files":
-            not all((folder / version_seals.FILE).is_file() for folder in present.values()),
+            not all((folder / version_checksums.FILE).is_file() for folder in present.values()),
         "a deployed version is gone": not deployed <= set(model_versions.published(base)),
         "a withdrawn version is back": bool(withdrawn & set(present)),
         "a version serves that nobody proved":

@@ -28,7 +28,7 @@ from flows import recorded_runs
 from flows.command import terminal
 from tasks.core.artifacts import Check, Endpoint
 from tasks.core.errors import AlreadyRunning, ConfigError, DataError, EnvironmentFault
-from tasks.deploys import unfinished_deploys
+from tasks.deploys import interrupted_deploys
 from tasks.reports import run_metrics
 from tasks.runs import interrupted_runs, resumable_runs, run_folders, run_order
 from tasks.runs.run_records import RunRecord
@@ -121,7 +121,7 @@ class TestTheOrderOfRuns:
         old = self._ran(pipeline, run_folders.new_run_id("small"), "deployed")
         newest = self._ran(pipeline, "0-again", "rejected")
         assert run_folders.last_verdict("small") == {"outcome": "rejected", "version": 1}
-        assert unfinished_deploys._configurations(newest.parent)[-1] == newest / "config.yaml"
+        assert interrupted_deploys._configurations(newest.parent)[-1] == newest / "config.yaml"
         since = run_folders.serving_since("small", 1)
         assert since is not None
         assert since.timestamp() == pytest.approx((old / "verdict.json").stat().st_mtime, abs=1e-5)
@@ -312,7 +312,7 @@ class TestTheReportOfARun:
             raise APIError("500 Server Error")
 
         for name, function in (
-            ("run_report", "write"), ("told_verdicts", "tell"), ("prefect_artifacts", "show"),
+            ("run_report", "write"), ("reported_verdicts", "tell"), ("prefect_artifacts", "show"),
             ("run_events", "tell"), ("served_versions", "served"),
         ):  # fmt: skip
             monkeypatch.setattr(getattr(recorded_runs, name), function, fail)

@@ -14,7 +14,7 @@ from slipway_command import DIGITS
 
 from configs.loading.errors import ConfigError
 from configs.loading.pipelines import load_pipeline
-from flows.command import overview, plan_command, terminal
+from flows.command import plan_command, status_command, terminal
 from flows.command.cli import app, main
 from tasks.deploys import planning, rolling_back
 from tasks.runs import run_folders
@@ -129,4 +129,4 @@ def test_a_plan_says_what_preflight_does_and_what_would_be_repeated(home: Path) 
     assert does["preflight"].startswith("checks folder, ports and Docker (falls back to a local process)")
     resumed = plan_command._resumed(planning.Resumable("r1", (), None))
     assert resumed == "run r1, by --resume: every stage would be repeated"
-    assert overview.scheduled().known is False
+    assert status_command.scheduled().known is False

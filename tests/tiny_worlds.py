@@ -21,10 +21,10 @@ from rich.console import Console
 from waiting import eventually
 
 from configs.loading.pipelines import Pipeline
-from flows.command import overview, terminal
+from flows.command import status_command, terminal
 from tasks.core.artifacts import ModelVersion, Run
 from tasks.deployment import deploy
-from tasks.deploys import undoing, unfinished_deploys
+from tasks.deploys import interrupted_deploys, undoing
 from tasks.deploys.rolling_back import roll_back
 from tasks.preflight import serving_target
 from tasks.runs import interrupted_runs, run_folders
@@ -66,7 +66,7 @@ class World:
         run, config = self.run(run_id), self.pipeline.config
         with run_folders.opened(self.pipeline, run, FlowRun("retrain-and-deploy", f"flow-{run_id}")):
             with deploy_journal.held(NAME, 10):
-                recovery = unfinished_deploys.recover_locked(config.deployment, config.smoke_test, run)
+                recovery = interrupted_deploys.recover_locked(config.deployment, config.smoke_test, run)
                 number = self._deploy(run)
                 if conclude:
                     journal = deploy_journal.of_run(run)
@@ -104,18 +104,18 @@ class World:
     def recover(self) -> str:
         """Do as `slipway recover` does where no run was killed."""
         interrupted_runs.found()
-        left = unfinished_deploys.left()
+        left = interrupted_deploys.left()
         config = self.pipeline.config
         with deploy_journal.held(NAME, 0):
             run = self.run("r9")
-            recovery = unfinished_deploys.recover_locked(config.deployment, config.smoke_test, run)
+            recovery = interrupted_deploys.recover_locked(config.deployment, config.smoke_test, run)
         return f"{[str(each) for each in left.values()]} {recovery.found} {recovery.done}"
 
     def do(self, command: str) -> str:
         """Do what a command does; return what it reports."""
         if command == "status":
             shown = io.StringIO()
-            overview.show(Console(file=shown, width=300))
+            status_command.show(Console(file=shown, width=300))
             terminal.show_status(self.pipeline)
             return shown.getvalue()
         if command == "rollback":

@@ -30,7 +30,7 @@ ANSWERS = "answers"
 SERVING = "serving.json"
 """File in assets.extra: what the model server cannot find out by itself, or is not to."""
 
-SEAL = "SHA256SUMS"
+CHECKSUMS = "SHA256SUMS"
 """File in assets.extra: a digest of every other file of the version."""
 
 
@@ -38,7 +38,7 @@ def _stays_inside(destination: str) -> str:
     path = PurePosixPath(destination)
     if path.is_absolute() or ".." in path.parts or path == PurePosixPath() or "\0" in destination:
         raise ValueError("a destination is a path inside assets.extra, without '..'")
-    if path.parts[0] in (MANIFEST, ANSWERS, SERVING, SEAL):
+    if path.parts[0] in (MANIFEST, ANSWERS, SERVING, CHECKSUMS):
         raise ValueError(f"{path.parts[0]} is written by Slipway: choose another name")
     return str(path)
 

@@ -168,12 +168,12 @@ def status(
     as_json: Annotated[bool, Parameter(name="--json", help="Print it as JSON")] = False,
 ) -> int:
     """Show the serving version, since when, and the last verdict; of PIPELINE also its versions."""
-    from flows.command import overview, terminal
+    from flows.command import status_command, terminal
 
     loaded = None if pipeline is None else load_pipeline(pipeline)
     if as_json:
-        return overview.show_json(None if loaded is None else loaded.config.name)
-    return overview.show(Console(highlight=False)) if loaded is None else terminal.show_status(loaded)
+        return status_command.show_json(None if loaded is None else loaded.config.name)
+    return status_command.show(Console(highlight=False)) if loaded is None else terminal.show_status(loaded)
 
 
 @app.command(group=_SERVE)
@@ -360,9 +360,9 @@ def deploy_nightly(
     file: Annotated[Path, Parameter(help="Where deployments are written down")] = Path("prefect.yaml"),
 ) -> int:
     """Add a nightly deployment of the pipeline to prefect.yaml, which keeps its comments."""
-    from flows.command import nightly
+    from flows.command import deploy_nightly_command
 
-    return nightly.deploy_nightly(pipeline, cron, timezone, file)
+    return deploy_nightly_command.deploy_nightly(pipeline, cron, timezone, file)
 
 
 @app.command(group=_BUILD)
@@ -380,9 +380,9 @@ def init(
     force: Annotated[bool, Parameter(help="Replace the files that init writes")] = False,
 ) -> int:
     """Make a pipeline of your own from SAMPLES of the data: TFRecord, CSV or Parquet files."""
-    from flows.command import new_pipeline
+    from flows.command import init_command
 
-    return new_pipeline.create(name, samples, source, label, folder, force=force)
+    return init_command.create(name, samples, source, label, folder, force=force)
 
 
 _service = App(name="service", help="Units of systemd, so that a reboot leaves nothing down.", group=_NIGHTLY)
@@ -405,9 +405,9 @@ def service_install(
 @app.command(group=_NIGHTLY)
 def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
     """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
-    from flows.command import prefect_server
+    from flows.command import ui_command
 
-    return prefect_server.serve(port)
+    return ui_command.serve(port)
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:

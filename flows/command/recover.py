@@ -35,7 +35,7 @@ from flows.command import terminal
 from flows.command.prefect_api import connected
 from flows.command.reports import Reports
 from tasks.core.errors import AlreadyRunning
-from tasks.deploys import unfinished_deploys
+from tasks.deploys import interrupted_deploys
 from tasks.reports import run_report
 from tasks.runs import interrupted_runs, run_folders
 from tasks.runs.interrupted_runs import InterruptedRun
@@ -56,7 +56,7 @@ def recover(pipeline: str | None, start_timeout_seconds: float = 900.0) -> int:
     loaded = load_pipeline(pipeline) if pipeline else None
     killed = interrupted_runs.found(loaded.config.name if loaded else None)
     codes = [_recovered(each) for each in killed]
-    others = {loaded.config.name: loaded} if loaded else unfinished_deploys.left()
+    others = {loaded.config.name: loaded} if loaded else interrupted_deploys.left()
     for each in killed:
         others.pop(each.pipeline, None)
     settled = [_settled(name, each) for name, each in others.items()]
@@ -76,7 +76,7 @@ def _settled(name: str, pipeline: Pipeline | SlipwayError) -> int | None:
         console.print(f"{name}: not recovered: {pipeline.message}", markup=False, soft_wrap=True)
         return pipeline.exit_code
     try:
-        recovery = unfinished_deploys.recover(pipeline)
+        recovery = interrupted_deploys.recover(pipeline)
     except AlreadyRunning:
         return None  # it is somebody's, at this moment
     except SlipwayError as error:
@@ -106,7 +106,7 @@ def _settle_deploy(killed: InterruptedRun) -> None:
     """Finish or undo the deploy that it was killed in, now: it may be long until the run goes on."""
     try:
         loaded = load_pipeline(killed.file)
-        recovery = unfinished_deploys.recover(loaded)
+        recovery = interrupted_deploys.recover(loaded)
     except SlipwayError as error:
         console.print(f"  its deploy is not settled: {error.message}", markup=False, soft_wrap=True)
         return

@@ -23,7 +23,7 @@ from configs.loading.model_checks import require_buildable
 from configs.loading.pipelines import Pipeline, load_pipeline
 from configs.loading.references import require_callables
 from configs.schema.home import home
-from flows.command import ephemeral_server, made_of
+from flows.command import ephemeral_server, provenance
 from flows.command.display import RunDisplay, print_error, print_verdict
 from flows.command.reports import Reports
 from tasks.core.artifacts import BuiltModel, Inspection, Probe, Verdict
@@ -203,7 +203,7 @@ def _made_of(loaded: Pipeline, record: server_records.ServerRecord | None) -> It
     live = model_status.live_version(record.rest, loaded.config.name) if record and record.handle else None
     number = live or max(present, default=0)
     told = extra_assets.read_manifest(present[number]) if number in present else {}
-    yield from made_of.lines(number, told)
+    yield from provenance.lines(number, told)
 
 
 def _serving(name: str, record: server_records.ServerRecord | None) -> str:

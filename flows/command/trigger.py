@@ -12,8 +12,8 @@ from rich.console import Console
 
 from configs.loading.errors import ConfigError, SlipwayError
 from configs.loading.pipelines import load_pipeline
+from flows.command.deploy_nightly_command import deployment_name
 from flows.command.display import print_error, print_verdict
-from flows.command.nightly import deployment_name
 from flows.command.prefect_api import connected
 
 # isort: split
@@ -38,7 +38,7 @@ from flows.command.watched_runs import WatchedRun
 from tasks.core.artifacts import Verdict
 from tasks.core.errors import AlreadyRunning
 from tasks.reports.verdicts import exit_code
-from tasks.runs import told_verdicts
+from tasks.runs import reported_verdicts
 from tasks.runs.run_records import RunRecord
 
 console = Console(highlight=False)
@@ -117,7 +117,7 @@ def _submitted(deployment: DeploymentResponse, overrides: Mapping[str, Any]) -> 
 def _watched(client: SyncPrefectClient, run: FlowRun, watching: Watching) -> int:
     followed = WatchedRun(client, run.id, console, watching.cancel_on_signal)
     state = followed.until_its_end(watching.start_timeout_seconds)
-    verdict = told_verdicts.told(client, run.id) or _untold(client, run, state)
+    verdict = reported_verdicts.told(client, run.id) or _untold(client, run, state)
     print_verdict(console, verdict)
     if verdict.error is not None:
         print_error(console, verdict.error)

@@ -18,7 +18,7 @@ from configs.schema.data_gates import DataGates
 from configs.schema.pipeline import DataConfig, PipelineConfig, Threshold
 from configs.schema.training import Change
 from tasks.core.artifacts import Run
-from tasks.deploys.unfinished_deploys import found
+from tasks.deploys.interrupted_deploys import found
 from tasks.runs import run_folders
 from tasks.runs.resumable_runs import NEWEST, resumption
 from tasks.servers import model_servers, served_versions

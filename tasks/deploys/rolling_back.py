@@ -15,7 +15,7 @@ from tasks.reports import run_metrics, run_report
 from tasks.runs import run_folders, run_records
 from tasks.runs.run_records import RunRecord
 from tasks.servers import model_servers, model_status
-from tasks.state import deploy_journal, model_versions, version_seals
+from tasks.state import deploy_journal, model_versions, version_checksums
 from tasks.state.deploy_journal import Journal
 
 
@@ -65,7 +65,7 @@ def choose(run: Run, to: int | None) -> Choice:
     """Choose the version to serve again. Raises ConfigError, and EnvironmentFault if its files changed."""
     target, live = _target(run, to)
     present = model_versions.versions(run.model_base_path)
-    version_seals.require_unchanged(present[target])
+    version_checksums.require_unchanged(present[target])
     return Choice(Journal(
         run.pipeline, run.run_id, run.model_base_path, "undoing", previous=target,
         versions=tuple(sorted({live, *(number for number in present if number > target)})),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.core.artifacts import Endpoint
 from tasks.core.errors import DeployFailed, EnvironmentFault
-from tasks.deploys import lone_servers
+from tasks.deploys import temporary_servers
 from tasks.servers import model_servers, model_status, server_container, server_image, server_process
 from tasks.servers.model_servers import Deadline
 from tasks.state import server_records
@@ -143,7 +143,7 @@ def _let_clients_in(record: ServerRecord) -> None:
 
 def _rehearse(planned: ServerRecord, version: int, deadline: Deadline, log: Path, prove: Prove) -> None:
     """Start the new server on other ports and check that it loads the version and answers correctly."""
-    with lone_servers.started(planned, "rehearsal") as alone:
+    with temporary_servers.started(planned, "rehearsal") as alone:
         model_servers.wait_until_live(alone, version, deadline, log)
         prove(endpoint(alone, version, started=True))
 
@@ -199,7 +199,7 @@ def put_back(model_name: str, planned: ServerRecord | None = None) -> ServerReco
     Where a server was replaced, that is the replaced one; the one `planned` in its place is stopped, also
     if its start was not noted.
     """
-    lone_servers.stop(model_name, "rehearsal")
+    temporary_servers.stop(model_name, "rehearsal")
     newer = model_servers.recorded(model_name) if planned is None else of_model(planned)
     present, replaced = model_servers.recorded(model_name), server_records.read_replaced(model_name)
     if replaced is not None:
@@ -222,7 +222,7 @@ def stop(model_name: str, planned: ServerRecord | None = None) -> list[ServerRec
     The one that was replaced and not settled yet is among them, and the one `planned` in its place, also if
     its start was not noted. External servers are left alone.
     """
-    lone_servers.stop(model_name, "rehearsal")
+    temporary_servers.stop(model_name, "rehearsal")
     present = model_servers.recorded(model_name) if planned is None else of_model(planned)
     present = present or model_servers.recorded(model_name)
     replaced = server_records.read_replaced(model_name)

@@ -104,7 +104,7 @@ def _versions(verdict: Verdict) -> str:
 
 
 def _stage(stage: StageReport) -> Iterator[str]:
-    """Yield a row, and one for each further line of its summary: the UI cuts cells off instead of wrapping."""
+    """Yield a row, and one for each further line of its summary: the UI cuts cells off."""
     first, *others = textwrap.wrap(stage.summary, _CHARACTERS_OF_A_CELL) or [""]
     passed = stage.outcome == "passed"
     yield row(

@@ -17,7 +17,7 @@ from tasks.core.artifacts import OpLibrary, Run, ServingTarget
 from tasks.core.errors import DeployFailed, EnvironmentFault
 from tasks.servers import external_server, model_status, relay, server_container, server_process
 from tasks.state import model_versions, server_records
-from tasks.state.server_records import LoneRole, ServerRecord
+from tasks.state.server_records import ServerRecord, TemporaryRole
 
 LOG_LINES_SHOWN = 20
 STOP_GRACE_SECONDS = 30.0
@@ -177,7 +177,7 @@ def _kind(record: ServerRecord) -> ModuleType:
     return {"docker": server_container, "process": server_process, "external": external_server}[record.target]
 
 
-def start_lone(record: ServerRecord, role: LoneRole) -> ServerRecord:
+def start_temporary(record: ServerRecord, role: TemporaryRole) -> ServerRecord:
     """Start the server under a name that is not the model's present one's; it is not noted."""
     handle = _kind(record).start(record, flags_of(record), role=role)
     return replace(record, handle=handle, log=_kind(record).log_place(record, role))
@@ -239,7 +239,7 @@ def _inside(flag: str, record: ServerRecord) -> str:
     return flag
 
 
-def find_started(record: ServerRecord, besides: str = "", role: LoneRole | None = None) -> str | None:
+def find_started(record: ServerRecord, besides: str = "", role: TemporaryRole | None = None) -> str | None:
     """Return the handle of a server, another one than `besides`, whose start was not noted."""
     return _kind(record).find_started(record, flags_of(record), besides, role)  # type: ignore[no-any-return]
 

@@ -22,7 +22,7 @@ from tasks.core.errors import DeployFailed, EnvironmentFault
 from tasks.servers import model_status, relay
 from tasks.servers.server_image import engine, find
 from tasks.state import server_records
-from tasks.state.server_records import LoneRole, ServerRecord
+from tasks.state.server_records import ServerRecord, TemporaryRole
 
 TLS_INSIDE = "/tls/ssl_config"
 """Where the server's key and certificate are mounted."""
@@ -51,7 +51,7 @@ def base_path_inside(model_name: str) -> str:
     return f"/models/{model_name}"
 
 
-def _name(record: ServerRecord, role: LoneRole | None = None) -> str:
+def _name(record: ServerRecord, role: TemporaryRole | None = None) -> str:
     """Return the container's name; of two that run beside each other, each has its own."""
     name = container_name(record.model_name)
     if role is not None:
@@ -59,13 +59,13 @@ def _name(record: ServerRecord, role: LoneRole | None = None) -> str:
     return name if record.network == "published" else f"{name}-{record.identity[:6]}"
 
 
-def log_place(record: ServerRecord, role: LoneRole | None = None) -> str:
+def log_place(record: ServerRecord, role: TemporaryRole | None = None) -> str:
     """Return the command that shows what the server prints."""
     return f"docker logs {_name(record, role)}"
 
 
 def find_started(
-    record: ServerRecord, _flags: Sequence[str], besides: str = "", role: LoneRole | None = None
+    record: ServerRecord, _flags: Sequence[str], besides: str = "", role: TemporaryRole | None = None
 ) -> str | None:
     """Return the id of a container that runs and whose start was not noted; None where there is none.
 
@@ -96,7 +96,7 @@ def let_clients_in(record: ServerRecord) -> None:
 
 
 def start(
-    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: LoneRole | None = None
+    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: TemporaryRole | None = None
 ) -> str:
     """Start the server on the record's address and ports; return the container's id.
 
@@ -139,7 +139,7 @@ def start(
     return str(container.id)
 
 
-def _labels(record: ServerRecord, role: LoneRole | None) -> dict[str, str]:
+def _labels(record: ServerRecord, role: TemporaryRole | None) -> dict[str, str]:
     """Return what tells whose the container is and, if clients ask it, all of its record."""
     mine = {"slipway.model": record.model_name, "slipway.home": str(home())}
     return mine if role is not None else {**mine, _RECORD: json.dumps(asdict(record))}
@@ -215,7 +215,7 @@ def _ops_inside(record: ServerRecord) -> dict[str, str]:
     return {f"/ops/{Path(path).name}": path for path in record.ops}
 
 
-def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> dict[str, str]:
+def _environment(record: ServerRecord, beside: bool, role: TemporaryRole | None) -> dict[str, str]:
     environment = {"MODEL_NAME": record.model_name, "MODEL_SERVER_RELOAD": "false"}
     if record.published_only and role is None:
         environment["MODEL_SERVER_PUBLISHED_ONLY"] = "true"

@@ -17,7 +17,7 @@ import psutil
 from configs.schema.home import servers_folder
 from tasks.core.errors import DeployFailed, EnvironmentFault
 from tasks.state import process_identity
-from tasks.state.server_records import LoneRole, ServerRecord
+from tasks.state.server_records import ServerRecord, TemporaryRole
 
 OWN_PROGRAM = "model_server"
 _ALLOWED = re.compile(
@@ -50,13 +50,13 @@ def log_file(model_name: str) -> Path:
     return servers_folder() / f"{model_name}.log"
 
 
-def log_place(record: ServerRecord, role: LoneRole | None = None) -> str:
+def log_place(record: ServerRecord, role: TemporaryRole | None = None) -> str:
     """Return the file that holds what the server prints, as records have it."""
     return str(log_file(f"{record.model_name}.{role}" if role else record.model_name))
 
 
 def start(
-    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: LoneRole | None = None
+    record: ServerRecord, flags: Sequence[str], beside: bool = False, role: TemporaryRole | None = None
 ) -> str:
     """Start the server, detached from this process; return its handle.
 
@@ -119,7 +119,7 @@ def _rebuilt(model_name: str, process: psutil.Process) -> ServerRecord:
 
 
 def find_started(
-    record: ServerRecord, flags: Sequence[str], besides: str = "", _role: LoneRole | None = None
+    record: ServerRecord, flags: Sequence[str], besides: str = "", _role: TemporaryRole | None = None
 ) -> str | None:
     """Return the handle of a server whose start was not noted: its run was killed between the two.
 
@@ -143,7 +143,7 @@ def _leads(process: psutil.Process) -> bool:
         return False
 
 
-def _environment(record: ServerRecord, beside: bool, role: LoneRole | None) -> dict[str, str]:
+def _environment(record: ServerRecord, beside: bool, role: TemporaryRole | None) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if _ALLOWED.fullmatch(name)}
     environment = {"MODEL_SERVER_RELOAD": "false", **given, "MODEL_SERVER_HOST": "127.0.0.1"}
     if beside:

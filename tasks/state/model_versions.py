@@ -27,7 +27,7 @@ from configs.schema.export import ANSWERS
 from configs.schema.home import make_readable
 from tasks.core.durable_files import sync
 from tasks.core.errors import EnvironmentFault, VersionExists
-from tasks.state import published_versions, state_files, version_seals
+from tasks.state import published_versions, state_files, version_checksums
 from tasks.state.state_files import StateFileDamaged
 
 WITHDRAWN = ".withdrawn"
@@ -99,10 +99,10 @@ def publish(
 
     `origin` says which run published it (`run_id`), and whatever else that run wants to read there later.
 
-    The checksums of its files are written into it (version_seals.py). With `published_only` it is listed for
-    our server (published_versions.py), with all that were there before the first listed one. All of it is on
-    disk before the rename, and the rename before this returns. Numbers only rise, even if the clock goes back
-    or the highest version was removed. Raises VersionExists, EnvironmentFault.
+    The checksums of its files are written into it (version_checksums.py). With `published_only` it is listed
+    for our server (published_versions.py), with all that were there before the first listed one. All of it is
+    on disk before the rename, and the rename before this returns. Numbers only rise, even if the clock goes
+    back or the highest version was removed. Raises VersionExists, EnvironmentFault.
     """
     with _locked(base):
         number = _next_number(base, version_names, now)
@@ -111,7 +111,7 @@ def publish(
             raise VersionExists(f"{folder} is there already", "remove it, or let the next run number it")
         if origin is not None:
             (candidate / _ORIGIN).write_text(json.dumps(dict(origin)))
-        version_seals.seal(candidate)
+        version_checksums.write(candidate)
         _let_servers_read(candidate)
         _sync_tree(candidate)
         known = published_versions.listed(base)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.state import state_files, version_seals
+from tasks.state import state_files, version_checksums
 from tasks.state.state_files import StateFileDamaged
 
 NAME = ".published"
@@ -43,7 +43,7 @@ def only(base: Path, versions: Mapping[int, Path]) -> dict[int, Path]:
 def digest(folder: Path) -> str:
     """Return the SHA-256 of the version's list of files; "" if it has none: another program's."""
     try:
-        return hashlib.sha256((folder / version_seals.FILE).read_bytes()).hexdigest()
+        return hashlib.sha256((folder / version_checksums.FILE).read_bytes()).hexdigest()
     except OSError:
         return ""
 

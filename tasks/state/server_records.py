@@ -85,7 +85,7 @@ def _file(model_name: str, suffix: str = "") -> Path:
 
 _REPLACED = ".replaced"
 
-LoneRole = Literal["rehearsal", "canary", "baseline"]
+TemporaryRole = Literal["rehearsal", "canary", "baseline"]
 """What a server that no client knows is there for, beside the model's own."""
 
 
@@ -126,17 +126,17 @@ def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def read_lone(model_name: str, role: LoneRole) -> ServerRecord | None:
+def read_temporary(model_name: str, role: TemporaryRole) -> ServerRecord | None:
     """Return the server that is asked in this role, on ports of its own."""
     return _read(_file(model_name, f".{role}"))
 
 
-def write_lone(record: ServerRecord, role: LoneRole) -> None:
+def write_temporary(record: ServerRecord, role: TemporaryRole) -> None:
     """Record such a server, before it is started and after."""
     _write(_file(record.model_name, f".{role}"), record)
 
 
-def forget_lone(model_name: str, role: LoneRole) -> None:
+def forget_temporary(model_name: str, role: TemporaryRole) -> None:
     """Forget it."""
     state_files.remove(_file(model_name, f".{role}"))
 

@@ -18,7 +18,7 @@ from tasks.core.artifacts import ModelVersion
 from tasks.core.errors import EnvironmentFault
 from tasks.deployment import deploy
 from tasks.deploys.rolling_back import roll_back
-from tasks.state import model_versions, version_seals
+from tasks.state import model_versions, version_checksums
 
 pytest_plugins = ["model_server_fixtures"]
 
@@ -55,18 +55,18 @@ def test_sha256sum_reads_the_list(tmp_path: Path) -> None:
     """It is in the form that every system's own tool checks, and names every file but itself."""
     folder = published(tmp_path)
     told = subprocess.run(
-        ["sha256sum", "--check", "--strict", str(version_seals.FILE)],
+        ["sha256sum", "--check", "--strict", str(version_checksums.FILE)],
         cwd=folder, capture_output=True, text=True, check=True,
     )  # fmt: skip
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     listed = {line.removesuffix(": OK") for line in told.stdout.splitlines()}
-    assert listed == files - {str(version_seals.FILE)}
+    assert listed == files - {str(version_checksums.FILE)}
 
 
 def test_what_was_published_is_unchanged(tmp_path: Path) -> None:
     """By the pipeline's own eyes, and the server's; copied elsewhere too."""
     copied = shutil.copytree(published(tmp_path / "base"), tmp_path / "copy")
-    version_seals.require_unchanged(copied)
+    version_checksums.require_unchanged(copied)
     checksums.verify(copied)
 
 
@@ -76,7 +76,7 @@ def test_a_changed_version_is_told(tmp_path: Path, damage: Callable[[Path], None
     folder = published(tmp_path)
     damage(folder)
     with pytest.raises(EnvironmentFault, match=said) as caught:
-        version_seals.require_unchanged(folder)
+        version_checksums.require_unchanged(folder)
     assert "sha256sum -c assets.extra/SHA256SUMS" in caught.value.hint
     with pytest.raises(StatusError, match=said) as refused:
         checksums.verify(folder)
@@ -87,28 +87,28 @@ def test_a_changed_version_is_told(tmp_path: Path, damage: Callable[[Path], None
 def test_odd_names_are_listed(tmp_path: Path, name: str) -> None:
     """As sha256sum escapes them."""
     (tmp_path / name).write_bytes(b"1")
-    version_seals.seal(tmp_path)
-    version_seals.require_unchanged(tmp_path)
+    version_checksums.write(tmp_path)
+    version_checksums.require_unchanged(tmp_path)
     checksums.verify(tmp_path)
-    command = ["sha256sum", "--check", "--strict", "--quiet", str(version_seals.FILE)]
+    command = ["sha256sum", "--check", "--strict", "--quiet", str(version_checksums.FILE)]
     subprocess.run(command, cwd=tmp_path, check=True)
 
 
 def test_a_version_without_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
     """Versions may be put there by hand, or by another release."""
     folder = published(tmp_path)
-    (folder / version_seals.FILE).unlink()
+    (folder / version_checksums.FILE).unlink()
     edit(folder)
-    version_seals.require_unchanged(folder)
+    version_checksums.require_unchanged(folder)
     checksums.verify(folder)
 
 
 def test_a_list_that_is_none_is_refused(tmp_path: Path) -> None:
     """Cut short, it would say that files were added."""
     folder = published(tmp_path)
-    (folder / version_seals.FILE).write_text("half a li")
+    (folder / version_checksums.FILE).write_text("half a li")
     with pytest.raises(EnvironmentFault, match="SHA256SUMS is damaged"):
-        version_seals.require_unchanged(folder)
+        version_checksums.require_unchanged(folder)
     with pytest.raises(StatusError, match="is no list"):
         checksums.verify(folder)
 
@@ -119,7 +119,7 @@ def test_the_server_needs_no_right_to_read_the_answers(tmp_path: Path) -> None:
     shutil.rmtree(folder / "assets.extra" / "answers")
     checksums.verify(folder)
     with pytest.raises(EnvironmentFault, match=r"answers/candidate\.json is missing"):
-        version_seals.require_unchanged(folder)
+        version_checksums.require_unchanged(folder)
 
 
 def test_a_changed_version_is_not_deployed(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_server_keeps_the_version_before_a_changed_one(
     models.publish(tmp_path, 1)
     server = start_server(tmp_path)
     changed = models.publish(tmp_path / "elsewhere", 2)
-    version_seals.seal(changed)
+    version_checksums.write(changed)
     kept = (changed / "saved_model.pb").read_bytes()
     (changed / "saved_model.pb").write_bytes(kept + b"\x00")
     changed.rename(tmp_path / "2")

@@ -13,15 +13,15 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.schema.export import SEAL
+from configs.schema.export import CHECKSUMS
 from tasks.core.errors import EnvironmentFault
 
-FILE = Path("assets.extra") / SEAL
+FILE = Path("assets.extra") / CHECKSUMS
 _CHUNK_BYTES = 2**20
 _SHOWN = 3
 
 
-def seal(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write the list of the files that are in `folder` now."""
     lines = [_line(digest, name) for name, digest in _digests(folder)]
     (folder / FILE).parent.mkdir(exist_ok=True)
