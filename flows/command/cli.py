@@ -46,25 +46,27 @@ errors = Console(stderr=True, highlight=False)
 
 Overrides = Annotated[
     tuple[str, ...],
-    Parameter(name="--set", negative="", consume_multiple=1, help="key.path=value in place of the YAML's"),
+    Parameter(
+        name="--set", negative="", consume_multiple=1, help="Override a key of the YAML: key.path=value"
+    ),
 ]
-VerdictFile = Annotated[Path | None, Parameter(name="--json", help="Also write the verdict to this file")]
+VerdictFile = Annotated[Path | None, Parameter(name="--json", help="Write the verdict to this file as JSON")]
 JunitFile = Annotated[
-    Path | None, Parameter(name="--junit", help="Also write it as JUnit XML: a case a check")
+    Path | None, Parameter(name="--junit", help="Write the verdict as JUnit XML, one case per check")
 ]
 RunToResume = Annotated[
-    str | None, Parameter(help="With --resume: which run; by default the newest that did not come to its end")
+    str | None, Parameter(help="With --resume: the run. Default: the newest unfinished run")
 ]
 Resume = Annotated[
-    bool, Parameter(name="--resume", negative="", help="Go on with a run that failed, was killed or stopped")
+    bool, Parameter(name="--resume", negative="", help="Resume a run that failed, was killed or stopped")
 ]
 DryRun = Annotated[
-    bool, Parameter(name="--dry-run", negative="", help="End before anything is trained or changed")
+    bool, Parameter(name="--dry-run", negative="", help="Check everything up to training; change nothing")
 ]
 Force = Annotated[
-    bool, Parameter(name="--force", negative="", help="Go on although gates of `evaluation` are missed")
+    bool, Parameter(name="--force", negative="", help="Continue even if gates of `evaluation` fail")
 ]
-Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log too")]
+Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's log as well")]
 
 
 @app.command(group=_RUN)
@@ -81,7 +83,7 @@ def run(  # noqa: PLR0913 (each is an option)
     force: Force = False,
     verbose: Verbose = False,
 ) -> int:
-    """Train, export, prove and deploy: the whole chain, once, now."""
+    """Train, export, validate and deploy, once, now."""
     from flows.command import terminal
 
     which = _to_resume(run_id, resume)
@@ -103,7 +105,7 @@ def retrain(  # noqa: PLR0913 (each is an option)
     force: Force = False,
     verbose: Verbose = False,
 ) -> int:
-    """Train, export and prove, but publish nothing: a candidate is left."""
+    """Train, export and validate a candidate without publishing it."""
     from flows.command import terminal
 
     which = _to_resume(run_id, resume)
@@ -118,10 +120,10 @@ def check(
     *,
     overrides: Overrides = (),
     build: Annotated[
-        bool, Parameter(negative="", help="Also build the Estimator and its graphs with TensorFlow (10 s)")
+        bool, Parameter(negative="", help="Build the Estimator and its graphs with TensorFlow (10 s)")
     ] = False,
 ) -> int:
-    """Check the configuration: no data and no network; without --build no TensorFlow. Writes nothing."""
+    """Validate the configuration. Reads no data, needs no network, writes nothing."""
     loaded = load_pipeline(pipeline, _parsed(overrides))
     require_callables(loaded)
     require_buildable(loaded)
@@ -145,7 +147,7 @@ def plan(
     overrides: Overrides = (),
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print it as JSON")] = False,
 ) -> int:
-    """Show what a run would do now, stage by stage, with every gate and its limit; nothing is changed."""
+    """Show what a run would do now: stages, gates and limits. Changes nothing."""
     from flows.command import plan_command
 
     return plan_command.run(load_pipeline(pipeline, _parsed(overrides)), as_json)
@@ -167,7 +169,7 @@ def status(
     *,
     as_json: Annotated[bool, Parameter(name="--json", help="Print it as JSON")] = False,
 ) -> int:
-    """Show the serving version, since when, and the last verdict; of PIPELINE also its versions."""
+    """Show the live version, since when, and the last verdict; with PIPELINE, its versions too."""
     from flows.command import status_command, terminal
 
     loaded = None if pipeline is None else load_pipeline(pipeline)
@@ -179,12 +181,12 @@ def status(
 @app.command(group=_SERVE)
 def report(
     pipeline: str,
-    run_id: Annotated[str | None, Parameter(help="Which run; by default the newest")] = None,
+    run_id: Annotated[str | None, Parameter(help="Run id. Default: the newest run")] = None,
     /,
     *,
-    browser: Annotated[bool, Parameter(negative="--no-browser", help="Open it, if there is a screen")] = True,
+    browser: Annotated[bool, Parameter(negative="--no-browser", help="Open it in a browser")] = True,
 ) -> int:
-    """Show how a run ended, why, and what to type next; open its page, report.html, and print its path."""
+    """Show how a run ended, why, and the next command; open its report.html."""
     from flows.command import report_command
 
     return report_command.run(load_pipeline(pipeline), run_id, browser)
@@ -193,9 +195,11 @@ def report(
 @app.command(group=_RUN)
 def gc(
     *pipelines: str,
-    dry_run: Annotated[bool, Parameter(name="--dry-run", negative="", help="Only say what would go")] = False,
+    dry_run: Annotated[
+        bool, Parameter(name="--dry-run", negative="", help="Only list what would be removed")
+    ] = False,
 ) -> int:
-    """Remove the runs of each PIPELINE that `runs.keep` does not keep, and compress those that stay."""
+    """Remove runs beyond `runs.keep` of each PIPELINE, and compress the rest."""
     from flows.command import gc_command
 
     return gc_command.run([load_pipeline(pipeline) for pipeline in pipelines], dry_run)
@@ -204,7 +208,7 @@ def gc(
 @app.command(group=_NIGHTLY)
 def alerts(
     *pipelines: str,
-    webhook: Annotated[str, Parameter(env_var="SLIPWAY_ALERT_WEBHOOK", help="URL that gets JSON")] = "",
+    webhook: Annotated[str, Parameter(env_var="SLIPWAY_ALERT_WEBHOOK", help="URL to post JSON to")] = "",
     apprise: Annotated[
         str, Parameter(env_var="SLIPWAY_ALERT_APPRISE", help="Apprise URL: mailto://…, slack://…")
     ] = "",
@@ -233,10 +237,10 @@ def rollback(
     /,
     *,
     to: Annotated[
-        int | None, Parameter(help="Version to serve; by default the one before the live one")
+        int | None, Parameter(help="Version to serve. Default: the one before the live version")
     ] = None,
 ) -> int:
-    """Serve an earlier version again, in seconds, without training; those after it are withdrawn."""
+    """Serve an earlier version again, in seconds; withdraw the versions after it."""
     from flows.command import rollback_command
 
     return rollback_command.run(load_pipeline(pipeline), to)
@@ -247,10 +251,10 @@ def ask(
     pipeline: str,
     /,
     *,
-    examples: Annotated[Path | None, Parameter(help="TFRecord of tf.Examples to ask for")] = None,
-    count: Annotated[int, Parameter(help="Ask for so many of them", validator=Number(gte=1))] = 3,
+    examples: Annotated[Path | None, Parameter(help="TFRecord of tf.Examples")] = None,
+    count: Annotated[int, Parameter(help="Number of examples", validator=Number(gte=1))] = 3,
 ) -> int:
-    """Ask the running server for predictions over gRPC, by default for held-out examples of the last run."""
+    """Request predictions from the running server over gRPC. Default: held-out examples of the last run."""
     from flows.command import terminal
 
     return terminal.ask_server(load_pipeline(pipeline), examples, count)
@@ -262,14 +266,14 @@ def record(
     /,
     *,
     requests: Annotated[
-        int, Parameter(help="Record at most so many", validator=Number(gte=1, lte=1000))
+        int, Parameter(help="Maximum number of requests", validator=Number(gte=1, lte=1000))
     ] = 20,
     logs: Annotated[
         tuple[Path, ...],
-        Parameter(name="--from", consume_multiple=True, negative="", help="Request logs of the server's"),
+        Parameter(name="--from", consume_multiple=True, negative="", help="Request logs of the server"),
     ] = (),
 ) -> int:
-    """Record golden requests, by default about sample examples; every candidate answers them from then on."""
+    """Record golden requests, by default from sample examples, for the canary to replay."""
     from flows.command import record_command
 
     return record_command.run(load_pipeline(pipeline), requests, logs)
@@ -283,11 +287,11 @@ def diff(
     /,
     *,
     samples: Annotated[
-        int, Parameter(help="Compare the answers about at most so many examples", validator=Number(gte=1))
+        int, Parameter(help="Maximum number of examples to compare", validator=Number(gte=1))
     ] = 256,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print it as JSON")] = False,
 ) -> int:
-    """Compare two versions, numbers or folders: what they were made of, metrics, answers by example."""
+    """Compare two versions (numbers or folders): provenance, metrics, answers by example."""
     from flows.command import diff_command
 
     return diff_command.run(load_pipeline(pipeline), first, second, samples, as_json)
@@ -299,10 +303,11 @@ def inspect(
     /,
     *,
     values: Annotated[
-        tuple[str, ...], Parameter(consume_multiple=True, negative="", help="Variables whose values to show")
+        tuple[str, ...],
+        Parameter(consume_multiple=True, negative="", help="Variables to print the values of"),
     ] = (),
 ) -> int:
-    """Show what a checkpoint (variables, dtypes, shapes) or a SavedModel (tags, signatures, assets) holds."""
+    """Show a checkpoint's variables, or a SavedModel's tag sets, signatures and assets."""
     from flows.command import terminal
 
     return terminal.inspect(path, values)
@@ -313,15 +318,15 @@ def trigger(
     pipeline: str,
     /,
     *,
-    watch: Annotated[bool, Parameter(negative="", help="Show its log; exit as slipway run would")] = False,
+    watch: Annotated[bool, Parameter(negative="", help="Follow its log; exit with its exit code")] = False,
     overrides: Overrides = (),
     json_file: VerdictFile = None,
     junit_file: JunitFile = None,
     cancel_on_signal: Annotated[
-        bool, Parameter(negative="", help="With --watch: SIGTERM or Ctrl-C cancels the run")
+        bool, Parameter(negative="", help="With --watch: cancel the run on SIGTERM or Ctrl-C")
     ] = False,
     start_timeout: Annotated[
-        float, Parameter(validator=Number(gt=0), help="With --watch: longest wait for a worker, in seconds")
+        float, Parameter(validator=Number(gt=0), help="With --watch: maximum wait for a worker, in seconds")
     ] = 300.0,
 ) -> int:
     """Run the pipeline's Prefect deployment now, on a worker. PIPELINE may also be FLOW/DEPLOYMENT."""
@@ -341,7 +346,7 @@ def recover(
     *,
     start_timeout: Annotated[
         float,
-        Parameter(validator=Number(gt=0), help="Without PIPELINE: seconds that a worker has to begin a run"),
+        Parameter(validator=Number(gt=0), help="Without PIPELINE: seconds a worker has to start a run"),
     ] = 900.0,
 ) -> int:
     """Resume killed runs, settle interrupted deploys and restart servers, of PIPELINE or of all pipelines."""
@@ -355,11 +360,11 @@ def deploy_nightly(
     pipeline: str,
     /,
     *,
-    cron: Annotated[str, Parameter(help="Minute, hour, day, month, weekday: '30 2 * * *'")],
-    timezone: Annotated[str, Parameter(help="Of the IANA data base, such as Europe/Berlin")] = "Etc/UTC",
-    file: Annotated[Path, Parameter(help="Where deployments are written down")] = Path("prefect.yaml"),
+    cron: Annotated[str, Parameter(help="Cron expression, such as '30 2 * * *'")],
+    timezone: Annotated[str, Parameter(help="IANA time zone, such as Europe/Berlin")] = "Etc/UTC",
+    file: Annotated[Path, Parameter(help="File of deployments")] = Path("prefect.yaml"),
 ) -> int:
-    """Add a nightly deployment of the pipeline to prefect.yaml, which keeps its comments."""
+    """Add a nightly deployment of the pipeline to prefect.yaml, keeping its comments."""
     from flows.command import deploy_nightly_command
 
     return deploy_nightly_command.deploy_nightly(pipeline, cron, timezone, file)
@@ -371,32 +376,32 @@ def init(
     *samples: Path,
     source: Annotated[
         Literal["tfrecord", "csv", "parquet", "estimator"] | None,
-        Parameter(
-            name="--from", help="What the samples are, by default by their suffix; estimator adds a model.py"
-        ),
+        Parameter(name="--from", help="Format of the samples. Default: by suffix; estimator adds a model.py"),
     ] = None,
-    label: Annotated[str | None, Parameter(help="Feature to predict; by default guessed, and told")] = None,
-    folder: Annotated[Path | None, Parameter(help="Where to make it; by default configs/NAME")] = None,
-    force: Annotated[bool, Parameter(help="Replace the files that init writes")] = False,
+    label: Annotated[
+        str | None, Parameter(help="Feature to predict. Default: guessed, with the reason")
+    ] = None,
+    folder: Annotated[Path | None, Parameter(help="Folder to create. Default: configs/NAME")] = None,
+    force: Annotated[bool, Parameter(help="Overwrite existing files")] = False,
 ) -> int:
-    """Make a pipeline of your own from SAMPLES of the data: TFRecord, CSV or Parquet files."""
+    """Create a pipeline from SAMPLES of the data: TFRecord, CSV or Parquet files."""
     from flows.command import init_command
 
     return init_command.create(name, samples, source, label, folder, force=force)
 
 
-_service = App(name="service", help="Units of systemd, so that a reboot leaves nothing down.", group=_NIGHTLY)
+_service = App(name="service", help="systemd units, to start everything after a reboot.", group=_NIGHTLY)
 app.command(_service)
 
 
 @_service.command(name="install")
 def service_install(
     *pipelines: str,
-    user: Annotated[bool, Parameter(negative="", help="As units of this user; needs no root")] = False,
-    port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535), help="Of the Prefect UI")] = 4200,
-    pool: Annotated[str, Parameter(help="Work pool of the worker")] = "slipway",
+    user: Annotated[bool, Parameter(negative="", help="Install user units; needs no root")] = False,
+    port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535), help="Port of the Prefect UI")] = 4200,
+    pool: Annotated[str, Parameter(help="The worker's work pool")] = "slipway",
 ) -> int:
-    """Write units: Prefect's server, a worker, recovery, and the external model server of each PIPELINE."""
+    """Write units for Prefect's server, a worker, recovery, and each PIPELINE's external server."""
     from flows.command import service_command
 
     return service_command.install([load_pipeline(pipeline) for pipeline in pipelines], user, port, pool)
@@ -404,7 +409,7 @@ def service_install(
 
 @app.command(group=_NIGHTLY)
 def ui(*, port: Annotated[int, Parameter(validator=Number(gte=1, lte=65535))] = 4200) -> int:
-    """Start the Prefect server with its UI on 127.0.0.1, with this checkout's runs. Ctrl-C ends it."""
+    """Start the Prefect server and UI on 127.0.0.1. Stop it with Ctrl-C."""
     from flows.command import ui_command
 
     return ui_command.serve(port)
