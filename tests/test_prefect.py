@@ -215,7 +215,7 @@ class TestStates:
         assert verdict["error"] == {"class": "Rejected", "message": "accuracy is 0.5", "hint": "train more"}
         assert [check["passed"] for check in verdict["checks"]] == [False]
         (artifact,) = told["runs"]["rejected"]["artifacts"]
-        assert "| accuracy | accuracy >= 0.9 | 0.5 | 0.9 |" in artifact[2]
+        assert "**accuracy**: accuracy >= 0.9; observed 0.5, limit 0.9" in artifact[2]
 
     def test_a_second_run_meanwhile_is_refused(self, told: dict[str, Any]) -> None:
         """It raises in the flow, and leaves neither folder nor artifact."""

@@ -225,7 +225,7 @@ def test_a_bad_cell_names_line_and_column(tmp_path: Path, rows: str, message: st
             "did you mean 'ages'?",
         ),
         ("age,name,tag,y\n", ":1: no column 'tags': the header has age, name, tag, y", "did you mean 'tag'?"),
-        ("age,y,age,name,tags\n", ":1: column 'age' is there 2 times", ""),
+        ("age,y,age,name,tags\n", ":1: column 'age' is there 2 times", "rename one"),
     ],
 )
 def test_a_bad_header(tmp_path: Path, text: str, message: str, hint: str) -> None:
