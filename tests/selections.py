@@ -60,7 +60,7 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_power_loss": Keep((
         "test_recovery_survives_every_power_loss", "test_a_removed_fsync_is_caught[of state files]",
     )),
-    "test_night_faults": Keep(("TestTheTrainer::test_the_same_run_goes_on_from_its_last_checkpoint",)),
+    "test_night_faults": Keep(()),  # test_nights kills worker, flow and trainer; test_training the trainer
     "test_docker_faults": Keep(("test_the_server_has_no_way_out_and_the_relay_no_rights",)),
     "test_resume": Move((
         "test_a_trainer_that_is_killed_and_that_stalls_is_resumed_in_the_same_flow_run",
@@ -125,6 +125,7 @@ EXTENDED: dict[str, Keep | Move] = {
     )),
     "test_machines": Keep(("test_two_machines", "test_a_run_deploys_on_an_odd_machine")),
     # Nights, through a Prefect server with workers.
+    "test_alerts": Move(("test_a_night_without_a_deployment_is_told_in_time",)),
     "test_alert_delays": Keep(("test_a_bad_configuration",)),
     "test_nights": Move((
         "test_missed_nights_are_one_run", "test_a_run_survives_its_worker",

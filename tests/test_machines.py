@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from free_ports import free_port
 from mixed_conditions import PIPELINES, model
-from slipway_command import DIGITS, Slipway
+from slipway_command import DIGITS, REPOSITORY, Slipway, user_environment
 from slipway_command import QUICK as QUICK_TRAINING
 from waiting import eventually
 
@@ -227,3 +227,51 @@ def test_a_run_deploys_on_an_odd_machine(tmp_path: Path) -> None:
         os.sched_setaffinity(0, cores)
         os.umask(umask)
         slipway.stop_servers()
+
+
+ISOLATED = ("unshare", "--net", "sh", "-c")
+NO_IPV6 = "ip link set lo up && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+COMMANDS = """
+set -e
+test ! -s /proc/net/if_inet6
+"$PYTHON" -c 'import os; assert (os.cpu_count(), len(os.sched_getaffinity(0))) == (16, 16)'
+"$PYTHON" -c 'import locale, time; locale.setlocale(locale.LC_ALL, ""); assert locale.str(1.5) == "1,5"'
+umask 077
+slipway() { "$PYTHON" -c 'import sys; from flows.command.cli import main; sys.exit(main())' "$@"; }
+set -- --set deployment.target=process --set deployment.canary=true --set deployment.grpc_port=0 \
+  --set deployment.rest_port=0 --set training.max_steps=500
+trap 'slipway stop configs/digits' EXIT
+slipway run configs/digits "$@" --json "$SLIPWAY_HOME/verdict.json"
+slipway run configs/digits "$@" --set training.seed=2
+slipway ask configs/digits
+slipway status configs/digits
+slipway rollback configs/digits
+"""
+
+
+@pytest.mark.timeout(1500)
+def test_a_run_deploys_swaps_and_rolls_back_on_another_odd_machine(tmp_path: Path) -> None:
+    """With 16 cores, in German, under umask 077, without IPv6 and without any network but loopback."""
+    compiler = shutil.which("cc")
+    if compiler is None or shutil.which("localedef") is None:
+        pytest.skip("no C compiler (cc) or no localedef is here")
+    if subprocess.run([*ISOLATED, NO_IPV6], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace without IPv6 can be made")
+    cores = tmp_path / "many_cores.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", cores, Path(__file__).with_name("many_cores.c"), "-ldl"],
+        check=True,
+    )
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"], check=True)
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [*ISOLATED, f"{NO_IPV6}\n{COMMANDS}"], capture_output=True, text=True, timeout=1400, check=False,
+        cwd=REPOSITORY, stdin=subprocess.DEVNULL,
+        env={**user_environment(home), "PYTHON": sys.executable, "LD_PRELOAD": str(cores),
+             "LOCPATH": str(tmp_path), "LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = json.loads((home / "verdict.json").read_text())
+    assert first["outcome"] == "deployed"
+    assert f"version {first['version']} answers" in done.stdout
+    assert _open_to_others(home) == []

@@ -453,7 +453,7 @@ def mangled(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(METHODS), data=st.binary(max_size=64) | mangled())
 def test_no_bytes_crash_the_server(half_plus_two: RunningServer, method: str, data: bytes) -> None:
     """Whatever a client sends gets an answer or a status, never UNKNOWN and never a stack trace."""
