@@ -181,6 +181,7 @@ COVERED_BY = {
     "test_night_pages": "test_run_report",
     "test_benchmarks": "test_latency_ratios",
     "test_cluster_containers": "test_cluster",
+    "test_night_faults": "test_nights",
     "test_operations": "test_documentation",
     "test_real_server_faults": "test_damage_matrix",
     "test_relay_benchmark": "test_docker_flow",
@@ -190,7 +191,7 @@ COVERED_BY = {
 
 FAST = (
     "alerts", "asking", "audit", "cli", "comparison", "config", "data_gates", "deploy_journal", "deploy_lock",
-    "deployments", "diff", "documentation", "image_errors", "init", "init_guesses", "junit",
+    "deployments", "diff", "documentation", "fork_server", "image_errors", "init", "init_guesses", "junit",
     "latency_ratios", "locks", "log_lines", "mistakes", "model_server", "model_server_rest",
     "model_server_routing", "model_server_states", "model_server_units", "model_servers",
     "model_versions", "overrides", "plan", "prefect", "prefect_database", "references", "reports",
