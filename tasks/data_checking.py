@@ -7,8 +7,9 @@ from pathlib import Path
 from configs.schema.data_gates import DataGates
 from tasks.core.artifacts import DataReview, Examples, Run
 from tasks.core.errors import DataError
-from tasks.data_quality import checks, statistics, thresholds
+from tasks.data_quality import checks, statistics
 from tasks.data_quality.checks import Before
+from tasks.evaluations import thresholds
 from tasks.exports import extra_assets, source_digests
 from tasks.runs.stages import stage
 from tasks.servers import served_versions

@@ -11,8 +11,8 @@ from configs.schema.home import runs_folder
 from configs.schema.pipeline import AnswersConfig, Recipe
 from tasks.core.artifacts import Checkpoint, Evaluation, Examples, Run
 from tasks.core.errors import Rejected
-from tasks.data_quality import thresholds
 from tasks.estimators import gpu_slots
+from tasks.evaluations import thresholds
 from tasks.processes import tensorflow_process
 from tasks.reports import evaluation_page, prefect_artifacts
 from tasks.runs.stages import report, stage

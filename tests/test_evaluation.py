@@ -16,9 +16,8 @@ from pipelines import exported_digits, trained_digits
 from configs.schema.pipeline import EvaluationConfig, Threshold
 from tasks.core.artifacts import Baseline, Check, Checkpoint, Evaluation, SliceMetrics
 from tasks.core.errors import ModelError, Rejected
-from tasks.data_quality import thresholds
 from tasks.evaluation import evaluate
-from tasks.evaluations import baselines
+from tasks.evaluations import baselines, thresholds
 from tasks.evaluations.measuring import Measure
 from tasks.examples.tf_examples import batches
 from tasks.in_tensorflow import evaluate as program

@@ -273,7 +273,7 @@ def test_constant_outputs_are_compared_whole(tmp_path: Path) -> None:
 
 def test_stage_modules_import_no_tensorflow() -> None:
     """The process that runs a flow stays small and quick: TensorFlow is for its children."""
-    modules = "ingestion training evaluation exporting validation data_quality.thresholds "
+    modules = "ingestion training evaluation exporting validation evaluations.thresholds "
     modules += "answers.comparison answers.offline_answers"
     program = f"import sys, importlib\nfor m in '{modules}'.split(): importlib.import_module('tasks.' + m)\n"
     program += "assert not [m for m in sys.modules if m.partition('.')[0] in ('tensorflow', 'keras')]"
