@@ -89,7 +89,7 @@ def _asked(
             "canary", Canary, log=run.log("canary"), on_progress=report,
             arguments={
                 "endpoint": _endpoint(server),
-                "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden,
+                "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden, "run": run,
             },
         )  # fmt: skip
     except Rejected as error:

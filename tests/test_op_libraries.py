@@ -131,6 +131,8 @@ class TestPipeline:
         stated = json.loads((version / "assets.extra" / "serving.json").read_text())
         assert stated == {"ops": {"plus_one.so": digest}}
         assert slipway.record("plain-graph")["ops"] == [str(tmp_path / "custom" / "plus_one.so")]
+        compared = slipway("diff", tmp_path / "custom", str(number), str(number))
+        assert compared.exit_code == 0, compared.output
 
     def test_does_not_export_ops_that_are_not_declared(
         self, library: Path, tmp_path: Path, slipway: Slipway

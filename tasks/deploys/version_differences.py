@@ -13,9 +13,10 @@ import yaml
 from configs.loading.errors import ConfigError
 from configs.loading.pipelines import Pipeline
 from tasks.answers import kept_answers
-from tasks.core.artifacts import Difference, OutputDifference, VersionDifferences
+from tasks.core.artifacts import Difference, OutputDifference, Run, VersionDifferences
 from tasks.exports import extra_assets
 from tasks.processes import tensorflow_process
+from tasks.runs import run_folders
 from tasks.state import model_versions
 
 _NO_FACTS = {"metrics", "checks", "verdict", "pipeline", "warmup"}
@@ -28,7 +29,8 @@ def differences(pipeline: Pipeline, first: str, second: str, samples: int) -> Ve
     examples that the second keeps; where either keeps none, `note` says so.
     """
     one, other = _folder(pipeline, first), _folder(pipeline, second)
-    outputs, note = _outputs(one, other, samples)
+    run = run_folders.describe(pipeline, "diff")
+    outputs, note = _outputs(one, other, samples, run)
     made, made_other = extra_assets.read_manifest(one), extra_assets.read_manifest(other)
     return VersionDifferences(
         str(one), str(other),
@@ -89,7 +91,7 @@ def _side_by_side(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterat
         yield Difference(name, first.get(name), second.get(name))
 
 
-def _outputs(first: Path, second: Path, samples: int) -> tuple[tuple[OutputDifference, ...], str]:
+def _outputs(first: Path, second: Path, samples: int, run: Run) -> tuple[tuple[OutputDifference, ...], str]:
     one, other = kept_answers.of_version(first), kept_answers.of_version(second)
     if one is None or other is None:
         lacking = first if one is None else second
@@ -97,6 +99,6 @@ def _outputs(first: Path, second: Path, samples: int) -> tuple[tuple[OutputDiffe
     with tempfile.TemporaryDirectory(prefix="slipway-diff-") as scratch:
         found = tensorflow_process.run(
             "diff", tuple[OutputDifference, ...], log=Path(scratch) / "diff.log",
-            arguments={"first": one, "second": other, "samples": samples},
+            arguments={"first": one, "second": other, "samples": samples, "run": run},
         )  # fmt: skip
     return found, "" if found else "they have no signature in common"
