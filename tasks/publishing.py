@@ -12,6 +12,7 @@ from tasks.runs.stages import stage
 from tasks.servers import model_servers, model_status
 from tasks.state import deploy_journal, model_versions
 from tasks.state.deploy_journal import Journal
+from tasks.state.server_records import ServerRecord
 
 
 @stage("publish", run_name="publish the next version of {run.pipeline}")
@@ -25,7 +26,8 @@ def publish(
     published.
     """
     found = model_versions.published_by(run.model_base_path, run.run_id)
-    previous = found[1]["previous"] if found else _serving_before(run)
+    running = model_servers.running(run.pipeline)
+    previous = found[1]["previous"] if found else _serving_before(run, running)
     planned = model_servers.planned(target, run)
     deploy_journal.write(
         Journal(run.pipeline, run.run_id, run.model_base_path, "prepared", previous, server=planned)
@@ -38,7 +40,8 @@ def publish(
         origin = {"run_id": run.run_id, "previous": previous}
         folder = model_versions.publish(
             candidate.path, run.model_base_path, export.version_names, origin=origin,
-            published_only=target.published_only,
+            # A running server that another kind of server replaces has to load the version first.
+            published_only=target.published_only or (running is not None and running.published_only),
         )  # fmt: skip
     else:
         folder = found[0]
@@ -47,11 +50,10 @@ def publish(
     return ModelVersion(number, folder, previous=previous)
 
 
-def _serving_before(run: Run) -> int | None:
-    """Return the version that answers now, or where none does the highest on disk.
+def _serving_before(run: Run, running: ServerRecord | None) -> int | None:
+    """Return the live version, or the highest on disk if there is none.
 
-    Asked now and not at preflight: while this run trained, another may have been rolled back to.
+    Not from preflight: while this run trained, another version may have been rolled back to.
     """
-    record = model_servers.running(run.pipeline)
-    live = model_status.live_version(record.rest, run.pipeline) if record else None
+    live = model_status.live_version(running.rest, run.pipeline) if running else None
     return live or max(model_versions.published(run.model_base_path), default=None)
