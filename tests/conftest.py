@@ -42,6 +42,7 @@ SLOW = (
 DOCKER = (
     "test_cluster_containers", "test_compose", "test_docker_faults", "test_docker_flow",
     "test_model_server_metrics", "test_published_servers", "test_relay_benchmark", "test_server_image",
+    "test_systemd",
 )  # fmt: skip
 STATION = ("test_alert_delays", "test_ci_recipes", "test_nights", "test_operations", "test_trigger")
 LONGEST = (

@@ -140,6 +140,7 @@ EXTENDED: dict[str, Keep | Move] = {
     "test_ci_recipes": Keep(("test_the_recipes_keep_the_reports_when_the_run_fails",)),
     "test_browser": Keep(("TestTheRun::", "test_the_browser_asked_nobody_else")),
     # Containers.
+    "test_systemd": Keep(()),
     "test_compose": Keep(("test_nothing_starts_without_a_password", "test_only_loopback_is_listened_on")),
     "test_docker_flow": Keep((
         "test_where_an_engine_answers_auto_means_a_container",
@@ -185,6 +186,7 @@ COVERED_BY = {
     "test_operations": "test_documentation",
     "test_real_server_faults": "test_damage_matrix",
     "test_relay_benchmark": "test_docker_flow",
+    "test_systemd": "test_service_command",
     "test_tutorial": "test_documentation",
 }
 """Module that is extended whole -> the module whose quick tests have its subject."""
