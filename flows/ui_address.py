@@ -30,7 +30,7 @@ def ui_api() -> str | None:
     """
     try:
         with ui_record().open("rb") as file:
-            if _locked(file, fcntl.LOCK_SH):
+            if try_lock(file, fcntl.LOCK_SH):
                 return None  # `slipway ui` was killed
             record = _recorded()
             return str(record["api"]) if record["answers"] else None
@@ -48,7 +48,7 @@ def recorded_ui(api: str, own_auth: bool) -> Iterator[Callable[[], None]]:
     record = {"api": api, "pid": os.getpid(), "own_auth": own_auth}
     with ui_record().open("a+") as file:
         for _ in range(_TRIES):  # a command may look at it just now
-            if is_ours := _locked(file, fcntl.LOCK_EX):
+            if is_ours := try_lock(file, fcntl.LOCK_EX):
                 break
             time.sleep(_SECONDS_BETWEEN_TRIES)
 
@@ -66,7 +66,8 @@ def recorded_ui(api: str, own_auth: bool) -> Iterator[Callable[[], None]]:
                 ui_record().unlink(missing_ok=True)
 
 
-def _locked(file: IO[Any], operation: int) -> bool:
+def try_lock(file: IO[Any], operation: int) -> bool:
+    """Lock the file without waiting (LOCK_SH or LOCK_EX); return False if another process holds it."""
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -86,10 +86,10 @@ def _asked(
 ) -> Canary:  # fmt: skip
     try:
         proof = tensorflow_process.run(
-            "canary", Canary, log=run.log("canary"), on_progress=report,
+            "canary", Canary, log=run.log("canary"), on_progress=report, ops_of=run,
             arguments={
                 "endpoint": _endpoint(server),
-                "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden, "run": run,
+                "candidate": candidate, "smoke_test": smoke_test, "data": data, "golden": golden,
             },
         )  # fmt: skip
     except Rejected as error:

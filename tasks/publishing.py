@@ -26,7 +26,7 @@ def publish(
     published.
     """
     found = model_versions.published_by(run.model_base_path, run.run_id)
-    running = model_servers.running(run.pipeline)
+    running = None if found else model_servers.running(run.pipeline)
     previous = found[1]["previous"] if found else _serving_before(run, running)
     planned = model_servers.planned(target, run)
     deploy_journal.write(

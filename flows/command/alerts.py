@@ -96,10 +96,7 @@ def _wrong(blocks: dict[type[Block], Any]) -> AutomationCore:
     return AutomationCore(
         name="slipway: a model was not deployed",
         description="A gate rejected the model, or it was rolled back. What served before still serves.",
-        trigger=EventTrigger(
-            expect=set(_NOT_DEPLOYED), match={"prefect.resource.id": "slipway.pipeline.*"},
-            posture=Posture.Reactive, threshold=1,
-        ),
+        trigger=_on_event_of_a_pipeline(*_NOT_DEPLOYED),
         actions=_actions(
             blocks, _OF_VERDICT, "{{ event.payload.headline }}",
             "{{ event.payload.error.message }}\n{{ event.payload.error.hint }}\n{{ event.payload.folder }}",
@@ -127,13 +124,15 @@ def _by_hand(blocks: dict[type[Block], Any]) -> AutomationCore:
     return AutomationCore(
         name="slipway: a version was rolled back by hand",
         description="A person had an earlier version serve again, by the flow roll-back.",
-        trigger=EventTrigger(
-            expect={"slipway.version.restored"}, match={"prefect.resource.id": "slipway.pipeline.*"},
-            posture=Posture.Reactive, threshold=1,
-        ),
-        actions=_actions(
-            blocks, _OF_VERDICT, "{{ event.payload.headline }}", "{{ flow_run|ui_url }}",
-        ),
+        trigger=_on_event_of_a_pipeline("slipway.version.restored"),
+        actions=_actions(blocks, _OF_VERDICT, "{{ event.payload.headline }}", "{{ flow_run|ui_url }}"),
+    )
+
+
+def _on_event_of_a_pipeline(*names: str) -> EventTrigger:
+    return EventTrigger(
+        expect=set(names), match={"prefect.resource.id": "slipway.pipeline.*"}, posture=Posture.Reactive,
+        threshold=1,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ inherited file descriptors.
 from __future__ import annotations
 
 import fcntl
+import http.client
 import json
 import logging
 import os
@@ -19,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from configs.schema.home import home
-from flows.ui_address import auth_string
+from flows.ui_address import auth_string, try_lock
 from tasks.core.errors import EnvironmentFault
 from tasks.state import prefect_database
 
@@ -56,7 +56,7 @@ class EphemeralServer:
         Raises EnvironmentFault at the deadline, or if a server that was started here ends.
         """
         started = reported = time.monotonic()
-        while not _answers(f"{self.api}/health"):
+        while not answers(self.api):
             waited = time.monotonic() - started
             if self._has_ended():
                 if not self.started_here:
@@ -73,7 +73,7 @@ class EphemeralServer:
 
     def _has_ended(self) -> bool:
         with self.alive.open("rb") as file:
-            return _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return try_lock(file, fcntl.LOCK_EX)
 
     def _last_lines(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES_SHOWN:]
@@ -91,14 +91,22 @@ def require_api(progress: Callable[[str], None]) -> None:
     settings = get_current_settings()
     if settings.api.url is not None or not settings.server.ephemeral.enabled:
         return
-    url = settings.server.database.connection_url
-    database = prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
+    database = configured_database()
     timeout_seconds = settings.server.ephemeral.startup_timeout_seconds
     while not (server := joined(database, progress)).wait_until_ready(timeout_seconds, progress):
         pass
     os.environ["PREFECT_API_URL"] = server.api
     os.environ["PREFECT_API_AUTH_STRING"] = auth_string()
     refresh_global_settings_context()
+
+
+def configured_database() -> Path | None:
+    """Return the SQLite file that a Prefect server of these settings opens; None for another database."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    url = settings.server.database.connection_url
+    return prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
 
 
 def joined(database: Path | None, progress: Callable[[str], None]) -> EphemeralServer:
@@ -114,7 +122,7 @@ def joined(database: Path | None, progress: Callable[[str], None]) -> EphemeralS
         fcntl.flock(_users, fcntl.LOCK_SH)  # waits for one that is shutting down
     log, alive = folder / "ephemeral-server.log", folder / "ephemeral-server.json"
     with alive.open("a+b") as file:
-        if _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if try_lock(file, fcntl.LOCK_EX):
             if database is not None and (told := prefect_database.set_aside_if_damaged(database)):
                 progress(told)
                 _log.warning(told)
@@ -126,7 +134,7 @@ def is_running() -> bool:
     """Return whether this home's ephemeral server runs."""
     try:
         with (home() / "prefect" / "ephemeral-server.json").open("rb") as file:
-            return not _locked(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
 
@@ -167,19 +175,12 @@ def _address(alive: IO[bytes]) -> str:
     raise EnvironmentFault(f"{alive.name} names no address of the ephemeral Prefect server", _hint())
 
 
-def _locked(file: IO[bytes], operation: int) -> bool:
+def answers(api: str) -> bool:
+    """Return whether a Prefect server on this machine is ready."""
     try:
-        fcntl.flock(file, operation)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (a loopback address of ours)
+        with urllib.request.urlopen(f"{api}/health", timeout=5):  # noqa: S310 (a loopback address of ours)
             return True
-    except (OSError, urllib.error.URLError):
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from types import FrameType
 
 from rich.console import Console
@@ -71,11 +69,7 @@ def serve(port: int) -> int:
 
 def _set_damaged_database_aside() -> None:
     """Move a damaged SQLite database away, unless another server of this home may have it open."""
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings()
-    url = settings.server.database.connection_url
-    database = prefect_database.file_of(url.get_secret_value() if url else None, settings.home)
+    database = ephemeral_server.configured_database()
     if database is None or ui_address.ui_api() is not None or ephemeral_server.is_running():
         return
     if (moved := prefect_database.set_aside_if_damaged(database)) is not None:
@@ -88,7 +82,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], api: str) -> None:
 
     timeout_seconds = get_current_settings().server.ephemeral.startup_timeout_seconds
     ends = time.monotonic() + timeout_seconds
-    while not _answers(api):
+    while not ephemeral_server.answers(api):
         if (code := server.poll()) is not None:
             message = f"the Prefect server ended with exit code {code}: its output is above"
             raise EnvironmentFault(message, _HINT)
@@ -96,14 +90,6 @@ def _wait_until_ready(server: subprocess.Popen[bytes], api: str) -> None:
             message = f"the Prefect server at {api} did not answer within {timeout_seconds:g} s"
             raise EnvironmentFault(message, _HINT)
         time.sleep(_POLL_SECONDS)
-
-
-def _answers(api: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{api}/health", timeout=2):  # noqa: S310 (a loopback address of ours)
-            return True
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 def _print_access(api: str) -> None:

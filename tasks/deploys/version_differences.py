@@ -99,6 +99,7 @@ def _outputs(first: Path, second: Path, samples: int, run: Run) -> tuple[tuple[O
     with tempfile.TemporaryDirectory(prefix="slipway-diff-") as scratch:
         found = tensorflow_process.run(
             "diff", tuple[OutputDifference, ...], log=Path(scratch) / "diff.log",
-            arguments={"first": one, "second": other, "samples": samples, "run": run},
+            ops_of=run,
+            arguments={"first": one, "second": other, "samples": samples},
         )  # fmt: skip
     return found, "" if found else "they have no signature in common"

@@ -12,7 +12,7 @@ import numpy as np
 from configs.schema.pipeline import DataConfig, SmokeTestConfig
 from tasks.answers import golden_requests, offline_answers, served
 from tasks.answers.served import ServerConditions
-from tasks.core.artifacts import Canary, Candidate, Check, Endpoint, Run
+from tasks.core.artifacts import Canary, Candidate, Check, Endpoint
 from tasks.core.errors import Rejected
 from tasks.examples.tf_examples import read_records
 from tasks.in_tensorflow.smoke_test import latencies, latency_check
@@ -22,7 +22,7 @@ from tasks.servers.serving_client import ServingClient
 def run(
     _progress: Callable[[Mapping[str, Any]], None],
     endpoint: Endpoint, candidate: Candidate, smoke_test: SmokeTestConfig, data: DataConfig,
-    golden: Path | None, run: Run,  # noqa: ARG001 (its op libraries are loaded: golden requests run the export)
+    golden: Path | None = None,
 ) -> Canary:  # fmt: skip
     """Ask every signature by every API that it has; compare every number with the offline one.
 

@@ -11,7 +11,7 @@ from tasks.answers import answer_differences, limits, offline_answers
 from tasks.answers.comparison import Arrays
 from tasks.answers.kept_answers import Kept
 from tasks.answers.request_inputs import request_inputs
-from tasks.core.artifacts import OutputDifference, Run
+from tasks.core.artifacts import OutputDifference
 from tasks.core.errors import ModelError
 from tasks.estimators import accelerators
 from tasks.examples.tf_examples import read_records
@@ -20,11 +20,7 @@ from tasks.exports.signature_runs import SignatureRun
 
 
 def run(
-    _progress: Callable[[Mapping[str, Any]], None],
-    first: Kept,
-    second: Kept,
-    samples: int,
-    run: Run,  # noqa: ARG001 (its op libraries are loaded)
+    _progress: Callable[[Mapping[str, Any]], None], first: Kept, second: Kept, samples: int
 ) -> tuple[OutputDifference, ...]:
     """Ask both, in every signature that both have, about the first `samples` examples kept in the second."""
     records = read_records([offline_answers.examples_file(second.candidate.offline)], limit=samples)

@@ -40,7 +40,7 @@ from pydantic import TypeAdapter, validate_call
 from pydantic_core import to_jsonable_python
 
 from tasks.core import log_lines, masking, op_libraries
-from tasks.core.artifacts import Check
+from tasks.core.artifacts import Check, Run
 from tasks.core.errors import (
     CheckedError,
     EnvironmentFault,
@@ -200,6 +200,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     stall_timeout_seconds: float | None = None,
     grace_seconds: float = 30.0,
     secrets: Mapping[str, str] | None = None,
+    ops_of: Run | None = None,
 ) -> Artifact:
     """Run `tasks.in_tensorflow.<program>.run(progress, **arguments)` in a child; return its artifact.
 
@@ -208,7 +209,8 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     SIGTERM and `grace_seconds` to save its work, then SIGKILL: no process is left. Raises the error of
     `tasks.core.errors` that the program raised, or ProcessDied; ProcessStalled where it tells no progress for
     `stall_timeout_seconds`, counted from its start too. `secrets` are in its environment, and masked in its
-    progress and errors and, when it has ended, in the log.
+    progress and errors and, when it has ended, in the log. The child loads the op libraries of the run among
+    `arguments`, or of `ops_of`.
     """
     child = Child()
     hidden = list((secrets or {}).values())
@@ -223,7 +225,7 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
     )
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
-        child.send(request_for(program, log, arguments, secrets))
+        child.send(request_for(program, log, arguments, secrets, ops_of))
         for reply in child.replies(deadline, stall_timeout_seconds, forwarded.look):
             if "progress" in reply:
                 told(reply["progress"])
@@ -247,12 +249,20 @@ def run(  # noqa: PLR0913 (one way in: what is asked for, and each limit on it)
 
 
 def request_for(
-    program: str, log: Path, arguments: Mapping[str, Any], secrets: Mapping[str, str] | None = None
+    program: str,
+    log: Path,
+    arguments: Mapping[str, Any],
+    secrets: Mapping[str, str] | None = None,
+    ops_of: Run | None = None,
 ) -> dict[str, Any]:
-    """Return what a child is sent; the folder of its log is there then."""
+    """Return the request for a child, and create the folder of its log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = {"arguments": to_jsonable_python(dict(arguments)), "secrets": dict(secrets or {})}
-    return {"program": program, "log": str(log), **given}
+    given = to_jsonable_python(dict(arguments))
+    run = to_jsonable_python(ops_of) or given.get("run") or {}
+    libraries = {"ops": run.get("ops", ()), "source": run.get("source")}
+    return {
+        "program": program, "log": str(log), "arguments": given, "secrets": dict(secrets or {}), **libraries,
+    }  # fmt: skip
 
 
 def raise_failure(program: str, child: Child, log: Path) -> None:
@@ -330,7 +340,7 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
             pass  # the flow was killed: go on to save what can be saved
 
     try:
-        _load_ops(request["arguments"].get("run"))
+        _load_ops(request)
         program = importlib.import_module(f"tasks.in_tensorflow.{request['program']}")
         checked = validate_call(config={"arbitrary_types_allowed": True})(program.run)
         result = checked(lambda progress: reply({"progress": progress}), **request["arguments"])
@@ -344,12 +354,12 @@ def _serve(request: Mapping[str, Any], replies: IO[str]) -> None:
         sys.stdout.flush()
 
 
-def _load_ops(run: Mapping[str, Any] | None) -> None:
-    """Load the op libraries of a run, for good: this process does not change its pipeline."""
-    if not run or not run.get("ops"):
+def _load_ops(request: Mapping[str, Any]) -> None:
+    """Load the op libraries of the request, for good: this process serves no other."""
+    if not request["ops"]:
         return
     tensorflow = importlib.import_module("tensorflow")
-    libraries = op_libraries.found(run["ops"], Path(run["source"]))
+    libraries = op_libraries.found(request["ops"], Path(request["source"]))
     os.environ[op_libraries.VARIABLE] = os.pathsep.join(str(each.path) for each in libraries)
     for library in libraries:
         try:
