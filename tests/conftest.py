@@ -249,3 +249,18 @@ def module_slipway(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -
     command = Slipway(tmp_path_factory.mktemp("home"), prefect_api)
     yield command
     command.stop_servers()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses root with its sandbox
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or "chromium",
+            args=[*root, "--disable-dev-shm-usage", "--disable-background-networking"],
+        )
+        yield opened
+        opened.close()

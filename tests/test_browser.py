@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -125,27 +124,19 @@ def asked_for() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(asked_for: list[str], nightly: Nightly) -> Iterator[Any]:
+def page(asked_for: list[str], nightly: Nightly, browser: Any) -> Iterator[Any]:
     """A page of a browser that has never been anywhere, and has the password by now."""
-    from playwright.sync_api import sync_playwright
-
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []  # chromium refuses root with its sandbox
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or "chromium",
-            args=[*root, "--disable-dev-shm-usage", "--disable-background-networking"],
-        )
-        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(PATIENCE_SECONDS * 1000)
-        opened.on("request", lambda request: asked_for.append(request.url))
-        opened.goto(f"{nightly.ui}/dashboard")
-        opened.wait_for_url("**/login**")
-        password = opened.locator("input").first
-        password.fill(nightly.environment["PREFECT_API_AUTH_STRING"])
-        password.press("Enter")
-        opened.wait_for_url("**/dashboard")
-        yield opened
-        browser.close()
+    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    opened.set_default_timeout(PATIENCE_SECONDS * 1000)
+    opened.on("request", lambda request: asked_for.append(request.url))
+    opened.goto(f"{nightly.ui}/dashboard")
+    opened.wait_for_url("**/login**")
+    password = opened.locator("input").first
+    password.fill(nightly.environment["PREFECT_API_AUTH_STRING"])
+    password.press("Enter")
+    opened.wait_for_url("**/dashboard")
+    yield opened
+    opened.close()
 
 
 def _saved(page: Any, name: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +47,6 @@ def nights(module_slipway: Slipway) -> dict[str, tuple[Path, Finished | None]]:
         port = taken.getsockname()[1]
         found["failed"] = left(module_slipway.run(DIGITS, f"deployment.grpc_port={port}"))
     return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or "chromium", args=[*root, "--disable-dev-shm-usage"]
-        )
-        yield opened
-        opened.close()
 
 
 CAUSES = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -202,19 +200,6 @@ def test_the_prefect_page_says_what_to_type(digits: Pipeline) -> None:
     assert f"slipway run {DIGITS}" in lines
     assert f"slipway report {DIGITS} {run.run_id}" in lines
     assert "file:" not in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=shutil.which("chromium") or "chromium", args=[*root, "--disable-dev-shm-usage"]
-        )
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser
